@@ -1,0 +1,55 @@
+"""The words of the product as types: block, context, span, events, decisions. Standard library only."""
+
+from agentcache.model.block import Block, Key, Standing
+from agentcache.model.context import Context, Span, spans
+from agentcache.model.decisions import Chunk, Decision, Evict, Hold, Join, Release, Retain
+from agentcache.model.events import (
+    BlocksEvicted,
+    BlocksStored,
+    Event,
+    JobFinished,
+    JobStarted,
+    PoolResized,
+    RetainAsked,
+    StepTimed,
+    Stop,
+    ToolFinished,
+    ToolStarted,
+    TurnAborted,
+    TurnArrived,
+    TurnFinished,
+    TurnPreempted,
+    TurnScheduled,
+)
+
+__all__ = [
+    "Block",
+    "BlocksEvicted",
+    "BlocksStored",
+    "Chunk",
+    "Context",
+    "Decision",
+    "Event",
+    "Evict",
+    "Hold",
+    "JobFinished",
+    "JobStarted",
+    "Join",
+    "Key",
+    "PoolResized",
+    "Release",
+    "Retain",
+    "RetainAsked",
+    "Span",
+    "Standing",
+    "StepTimed",
+    "Stop",
+    "ToolFinished",
+    "ToolStarted",
+    "TurnAborted",
+    "TurnArrived",
+    "TurnFinished",
+    "TurnPreempted",
+    "TurnScheduled",
+    "spans",
+]

@@ -1,0 +1,35 @@
+"""A block: the K/V of a fixed number of consecutive tokens, the unit of residency."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from enum import Enum
+
+Key = Hashable
+"""A chained content key: it commits to the block's tokens and to everything before them."""
+
+
+class Standing(Enum):
+    """Why the context that a block belongs to is idle: all that a policy may know about its return."""
+
+    UNKNOWN = "unknown"  # no turn of it has finished yet: aborted or preempted work, or nobody's block
+    TOOL = "tool"  # its last turn asked for a tool: expected back
+    END_TURN = "end_turn"  # its last turn answered the user: may come back
+    ENDED = "ended"  # its job is known to have ended: not expected back
+    SUPERSEDED = "superseded"  # its last turn rewrote history and no longer contains this block
+
+
+@dataclass(slots=True, eq=False)
+class Block:
+    """One block that a host holds. Compared by identity: two copies of one key are two blocks.
+
+    `id` is the host's own name for the memory, `index` the number of blocks before it in its chain.
+    `release`, `released_at` and `standing` are written by the residency when the last reference goes:
+    `release` counts releases (blocks that one turn gives back share a number), `released_at` is in seconds.
+    """
+
+    id: int
+    key: Key
+    index: int
+    release: int = 0
+    released_at: float = 0.0
+    standing: Standing = Standing.UNKNOWN
