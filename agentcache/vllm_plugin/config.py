@@ -1,0 +1,47 @@
+"""The options of the plug-in: what stands under `agentcache` in vLLM's `--additional-config`."""
+
+from typing import Any, Literal
+
+import msgspec
+
+from agentcache.errors import ConfigError
+
+
+class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Options of one engine, with their defaults.
+
+    `policy`: name of an eviction policy, with options after a colon (`asymcache:lifespan_s=30`).
+    `mode`: `fused` rebuilds several holes of a request in one step, where our worker class runs; `sequential` one.
+    `admission`: which turns may run; `fcfs` is vLLM's own order.
+    `profile`: path of a cost profile (agentcache-cost/1); None estimates from the model's shape.
+    `max_contexts`: idle contexts remembered.
+    `on_unsupported`: `refuse` stops start-up where reuse cannot be exact, `stock` runs stock prefix caching instead.
+    """
+
+    policy: str = "asymcache"
+    mode: Literal["fused", "sequential"] = "fused"
+    admission: str = "fcfs"
+    profile: str | None = None
+    max_contexts: int = 4096
+    on_unsupported: Literal["refuse", "stock"] = "refuse"
+
+
+def load_options(additional_config: Any) -> EngineOptions:
+    """Read the options out of vLLM's additional configuration (a dict or None).
+
+    Raises `ConfigError` for an unknown key or a value of the wrong type.
+    """
+    given = (additional_config or {}).get("agentcache", {})
+    known = EngineOptions.__struct_fields__
+    hint = "known keys: " + ", ".join(known)
+    if not isinstance(given, dict):
+        raise ConfigError(f"additional-config 'agentcache' is {given!r}, expected an object of options", hint)
+    if unknown := sorted(set(given) - set(known)):
+        raise ConfigError(f"additional-config 'agentcache' has unknown keys {', '.join(unknown)}; not started", hint)
+    try:
+        options = msgspec.convert(given, EngineOptions)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"additional-config 'agentcache': {error}; not started", hint) from error
+    if options.max_contexts < 1:
+        raise ConfigError(f"max_contexts is {options.max_contexts}, expected at least 1; not started", hint)
+    return options

@@ -1,0 +1,113 @@
+"""The free queue of vLLM's block pool, ordered by the residency instead of by recency."""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+
+from agentcache.errors import CheckFailed
+from agentcache.model import Block, BlocksEvicted
+from agentcache.vllm_plugin.compat import KVCacheBlock, get_block_hash
+from agentcache.vllm_plugin.host import Host
+
+
+class ResidencyFreeQueue:
+    """Stands where `FreeKVCacheBlockQueue` stood: blocks without a key go first, then the residency's victims.
+
+    Blocks that hold nothing reusable keep vLLM's own order (last freed, first used); every other free block is
+    evictable in the residency, under one `Block` object a physical block, made once.
+    """
+
+    def __init__(
+        self, host: Host, blocks: Sequence[KVCacheBlock], free: Iterable[KVCacheBlock], block_size: int
+    ) -> None:
+        self._host = host
+        self._residency = host.residency
+        self._blocks = blocks
+        self._block_size = block_size
+        self._faces = [Block(block.block_id, None, 0) for block in blocks]
+        self._keyless: OrderedDict[int, None] = OrderedDict()
+        for block in free:
+            self.append(block)
+
+    @property
+    def num_free_blocks(self) -> int:
+        return len(self._keyless) + len(self._residency)
+
+    # Giving back
+
+    def append(self, block: KVCacheBlock) -> None:
+        self.append_n([block])
+
+    def append_n(self, blocks: Sequence[KVCacheBlock]) -> None:
+        """Blocks whose last reference has gone, in vLLM's order: a request's tail first."""
+        evictable = []
+        for block in blocks:
+            if block.block_hash is None:
+                self._keyless[block.block_id] = None
+                continue
+            face = self._faces[block.block_id]
+            face.key = get_block_hash(block.block_hash)
+            face.index = (block.block_hash_num_tokens or self._block_size) // self._block_size - 1
+            evictable.append(face)
+        if evictable:
+            self._residency.release(evictable, self._host.now)
+
+    def prepend_n(self, blocks: Sequence[KVCacheBlock]) -> None:
+        """Blocks to use first: vLLM gives back here what has no key."""
+        for block in reversed(blocks):
+            self._keyless[block.block_id] = None
+            self._keyless.move_to_end(block.block_id, last=False)
+
+    # Taking out
+
+    def popleft(self) -> KVCacheBlock:
+        return self.popleft_n(1)[0]
+
+    def popleft_n(self, n: int) -> list[KVCacheBlock]:
+        """Take exactly `n` blocks to overwrite; the pool has counted that there are so many."""
+        taken = [self._keyless.popitem(last=False)[0] for _ in range(min(n, len(self._keyless)))]
+        if need := n - len(taken):
+            victims = self._residency.victims(need, self._host.now)
+            assert victims is not None, f"{need} victims asked, {len(self._residency)} evictable"
+            taken += [victim.id for victim in victims]
+            self._host.observe(BlocksEvicted(tuple(victim.key for victim in victims)))
+        return [self._blocks[block_id] for block_id in taken]
+
+    def remove(self, block: KVCacheBlock) -> None:
+        self.remove_n([block])
+
+    def remove_n(self, blocks: Sequence[KVCacheBlock]) -> None:
+        """Blocks that a request uses again."""
+        used = []
+        for block in blocks:
+            if block.block_id in self._keyless:
+                del self._keyless[block.block_id]
+            else:
+                used.append(self._faces[block.block_id])
+        if used:
+            self._residency.acquire(used, self._host.now)
+
+    def lost_key(self, block: KVCacheBlock) -> None:
+        """A free block's content was invalidated: nothing to keep any more."""
+        face = self._faces[block.block_id]
+        if face in self._residency:
+            self._residency.forget([face])
+            self._keyless[block.block_id] = None
+
+    # Looking
+
+    def get_all_free_blocks(self) -> list[KVCacheBlock]:
+        """All free blocks; those of the residency in no particular order: a policy only knows its next victims."""
+        evictable = [face.id for face in self._faces if face in self._residency]
+        return [self._blocks[block_id] for block_id in (*self._keyless, *evictable)]
+
+    def check(self) -> None:
+        """Recount against the pool's reference counts; raise `CheckFailed` where they differ."""
+        self._residency.check()
+        for block, face in zip(self._blocks, self._faces, strict=True):
+            evictable, keyless = face in self._residency, block.block_id in self._keyless
+            free = block.ref_cnt == 0 and not block.is_null
+            if evictable + keyless != free or (evictable and block.block_hash is None):
+                raise CheckFailed(
+                    f"block {block.block_id}: references {block.ref_cnt}, key {block.block_hash!r}, but evictable is "
+                    f"{evictable} and keyless is {keyless}"
+                )

@@ -1,0 +1,154 @@
+"""Look-up and allocation with holes: resident blocks of a prompt are reused, only the missing ones are allocated."""
+
+from typing import Any
+
+from agentcache.model import TurnScheduled
+from agentcache.vllm_plugin.compat import (
+    FullAttentionManager,
+    KVCacheBlock,
+    KVCacheBlocks,
+    KVCacheManager,
+    Request,
+    make_block_hash_with_group_id,
+)
+from agentcache.vllm_plugin.holes import Run, plan, runs_of
+from agentcache.vllm_plugin.host import Host
+
+
+class HoleFillingManager(FullAttentionManager):
+    """The block tables of one full-attention group, in which resident blocks may stand behind missing ones.
+
+    `found` holds what a look-up saw, not yet referenced: it is looked up again before each attempt to allocate.
+    `held` holds what is referenced for a request but not yet in its block table, by block index.
+    """
+
+    found: dict[str, dict[int, KVCacheBlock]]
+    held: dict[str, dict[int, KVCacheBlock]]
+
+    def attach(self) -> None:
+        self.found, self.held = {}, {}
+
+    def look_up(self, request: Request, first: int) -> list[int]:
+        """Find the resident blocks of a prompt from index `first` on; returns their indices.
+
+        The block of the last token is never taken: that token must be computed to give logits.
+        """
+        last = (request.num_tokens - 1) // self.block_size
+        get = self.block_pool.cached_block_hash_to_block.get_one_block
+        found = {}
+        for index in range(first, last):
+            block = get(make_block_hash_with_group_id(request.block_hashes[index], self.kv_cache_group_id))
+            if block is not None:
+                found[index] = block
+        self.found[request.request_id] = found
+        return list(found)
+
+    def get_num_blocks_to_allocate(
+        self, request_id: str, num_tokens: int, new_computed_blocks: Any, *args: Any, **kwargs: Any
+    ) -> int:
+        count: int = super().get_num_blocks_to_allocate(request_id, num_tokens, new_computed_blocks, *args, **kwargs)
+        need = -(-num_tokens // self.block_size)
+        if found := self.found.get(request_id):
+            # All of them will be referenced at once, so those that are evictable now leave the free blocks.
+            placed = sum(index < need for index in found)
+            return count - placed + self._get_num_evictable_blocks(list(found.values()))
+        if held := self.held.get(request_id):
+            have = len(self.req_to_blocks[request_id])
+            return count - sum(index in held for index in range(have, need))
+        return count
+
+    def allocate_new_blocks(self, request_id: str, num_tokens: int, num_tokens_main_model: int) -> list[KVCacheBlock]:
+        if found := self.found.pop(request_id, None):
+            # Referenced before anything is allocated: else a hole could be filled with one of them.
+            self.block_pool.touch(list(found.values()))
+            self.held[request_id] = found
+        held = self.held.get(request_id)
+        if not held:
+            return super().allocate_new_blocks(request_id, num_tokens, num_tokens_main_model)
+        table = self.req_to_blocks[request_id]
+        indices = range(len(table), -(-num_tokens // self.block_size))
+        fresh = self.block_pool.get_new_blocks(sum(index not in held for index in indices))
+        if self.records_new_block_ids:
+            self.new_block_ids.extend(block.block_id for block in fresh)
+        filling = iter(fresh)
+        added = [held.pop(index) if index in held else next(filling) for index in indices]
+        table.extend(added)
+        return added
+
+    def pop_blocks_for_free(self, request_id: str) -> list[KVCacheBlock]:
+        self.found.pop(request_id, None)
+        behind = self.held.pop(request_id, {})
+        return [*super().pop_blocks_for_free(request_id), *behind.values()]
+
+
+class ResidencyKVCacheManager(KVCacheManager):
+    """Adopted from a stock manager: the scheduler's view of `HoleFillingManager`.
+
+    `runs` holds, for each request that still has holes, what is resident behind its first missing block.
+    """
+
+    def attach(self, host: Host, reuse_after_holes: bool, max_segments: int) -> None:
+        self.agentcache = host
+        self.reuse_after_holes = reuse_after_holes
+        self.max_segments = max_segments
+        self.runs: dict[str, list[Run]] = {}
+
+    @property
+    def group(self) -> HoleFillingManager:
+        manager: HoleFillingManager = self.coordinator.single_type_managers[0]
+        return manager
+
+    def get_computed_blocks(self, request: Request) -> Any:
+        result = super().get_computed_blocks(request)
+        prefix_tokens = result[1]
+        self.runs.pop(request.request_id, None)
+        if self.reuse_after_holes and self.prefix_cache_lookup_enabled(request):
+            size = self.group.block_size
+            if runs := runs_of(self.group.look_up(request, prefix_tokens // size), size):
+                self.runs[request.request_id] = runs
+        return result
+
+    def plan(self, request: Request, start: int, tokens: int) -> tuple[list[Run], int]:
+        """The segments that a step computes for `tokens` tokens of a request from `start` on, and its frontier."""
+        runs = self.runs.get(request.request_id)
+        if not runs:
+            return [(start, start + tokens)], start + tokens
+        end = max(request.num_tokens + request.num_output_placeholders, start + tokens)
+        return plan(runs, start, end, tokens, self.max_segments)
+
+    def allocate_slots(
+        self, request: Request, num_new_tokens: int, num_new_computed_tokens: int = 0, *args: Any, **kwargs: Any
+    ) -> KVCacheBlocks | None:
+        """Give the request slots up to its frontier: the tokens to compute and the resident ones among them."""
+        if request.request_id in self.runs:
+            start = request.num_computed_tokens + num_new_computed_tokens
+            num_new_tokens = self.plan(request, start, num_new_tokens)[1] - start
+        return super().allocate_slots(request, num_new_tokens, num_new_computed_tokens, *args, **kwargs)
+
+    def advance(self, request: Request, tokens: int) -> tuple[list[Run], int]:
+        """The step is scheduled: returns its segments, and how many resident tokens the request jumps over."""
+        start = request.num_computed_tokens
+        segments, frontier = self.plan(request, start, tokens)
+        runs = self.runs.get(request.request_id)
+        if runs and frontier >= runs[-1][1]:
+            del self.runs[request.request_id]
+        return segments, frontier - start - tokens
+
+    def record_prefix_cache_stats(self, request: Request, num_hits: int) -> None:
+        """Count blocks behind holes as cached, in vLLM's metrics and in the request's own statistics."""
+        runs = self.runs.get(request.request_id, [])
+        after_hole = sum(end - start for start, end in runs)
+        super().record_prefix_cache_stats(request, num_hits + after_hole)
+        if request.prefill_stats and request.num_preemptions <= 0:
+            request.prefill_stats.set(request.num_prompt_tokens, num_hits + after_hole, 0)
+        self.agentcache.observe(
+            TurnScheduled(request.request_id, request.num_tokens, num_hits + after_hole, after_hole, len(runs))
+        )
+
+    def free(self, request: Request) -> None:
+        self.runs.pop(request.request_id, None)
+        super().free(request)
+
+    def pop_blocks_for_free(self, request: Request) -> list[KVCacheBlock]:
+        self.runs.pop(request.request_id, None)
+        return super().pop_blocks_for_free(request)

@@ -1,0 +1,62 @@
+"""The worker class of fused mode: several segments of a request in one step.
+
+Named to vLLM by `--worker-cls`. It swaps in a model runner that takes positions from the scheduler's segments and an
+attention backend that gives each segment its own rows. Without it the scheduler plans one hole a step.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from agentcache.vllm_plugin import compat
+from agentcache.vllm_plugin.holes import SEGMENTS, Run
+
+
+class SegmentedRunner:
+    """What vLLM's first model runner lacks: rows whose positions are not consecutive."""
+
+    _segments: dict[str, list[Run]] = {}  # noqa: RUF012  (replaced, never mutated)
+
+    def execute_model(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
+        self._segments = getattr(scheduler_output, SEGMENTS, {})
+        return super().execute_model(scheduler_output, *args, **kwargs)  # type: ignore[misc]
+
+    def _get_cumsum_and_arange(self, num_tokens: np.ndarray, arange_out: np.ndarray, *args: Any, **kw: Any) -> Any:
+        """Positions, token ids and cache slots all follow from these offsets to a row's first position."""
+        cumsum = super()._get_cumsum_and_arange(num_tokens, arange_out, *args, **kw)  # type: ignore[misc]
+        if arange_out is self.query_pos.np:  # type: ignore[attr-defined]
+            for row, segments in self._segmented_rows():
+                offsets = np.concatenate([np.arange(start, end) for start, end in segments]) - segments[0][0]
+                arange_out[cumsum[row] - num_tokens[row] : cumsum[row]] = offsets
+        return cumsum
+
+    def _prepare_inputs(self, *args: Any, **kwargs: Any) -> Any:
+        prepared = super()._prepare_inputs(*args, **kwargs)  # type: ignore[misc]
+        if self._segments:
+            for row, segments in self._segmented_rows():
+                length = segments[-1][1]
+                self.seq_lens[row] = length  # type: ignore[attr-defined]
+                self.optimistic_seq_lens_cpu[row] = length  # type: ignore[attr-defined]
+                # A row samples only when its last segment reaches the end of what is known of the request.
+                known = self.requests[self.input_batch.req_ids[row]].num_tokens  # type: ignore[attr-defined]
+                self.discard_request_mask.np[row] = length < known  # type: ignore[attr-defined]
+            self.discard_request_mask.copy_to_gpu(self.input_batch.num_reqs)  # type: ignore[attr-defined]
+        return prepared
+
+    def _segmented_rows(self) -> list[tuple[int, list[Run]]]:
+        if not self._segments:
+            return []
+        ids = self.input_batch.req_ids  # type: ignore[attr-defined]
+        return [(row, self._segments[name]) for row, name in enumerate(ids) if name in self._segments]
+
+
+class AgentCacheCPUWorker(compat.CPUWorker):
+    """`--worker-cls agentcache.vllm_plugin.worker.AgentCacheCPUWorker`"""
+
+    def init_device(self) -> None:
+        # The CPU platform looks its backend up under this one name; the registry is this process's own.
+        compat.register_backend(
+            compat.AttentionBackendEnum.CPU_ATTN, "agentcache.vllm_plugin.segments.SegmentedCPUBackend"
+        )
+        with compat.runner_class(lambda stock: type("SegmentedCPUModelRunner", (SegmentedRunner, stock), {})):
+            super().init_device()
