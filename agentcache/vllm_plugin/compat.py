@@ -94,16 +94,15 @@ def adopt(instance: Any, stock: type, ours: type) -> Any:
 
 
 @contextmanager
-def runner_class(derive: Callable[[type], type]) -> Iterator[None]:
+def runner_class(v2: bool, derive: Callable[[type], type]) -> Iterator[None]:
     """While the CPU worker starts, give it `derive(stock class)` for its model runner.
 
-    `CPUWorker.init_device` names the class itself, from its own module; there is no other seam.
+    `CPUWorker.init_device` names the class itself, from these modules; there is no other seam.
     """
-    from vllm.v1.worker import cpu_worker
-
-    stock = cpu_worker.CPUModelRunner
-    cpu_worker.CPUModelRunner = derive(stock)
+    module = import_module("vllm.v1.worker.cpu.model_runner" if v2 else "vllm.v1.worker.cpu_worker")
+    stock = module.CPUModelRunner
+    module.CPUModelRunner = derive(stock)  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        cpu_worker.CPUModelRunner = stock
+        module.CPUModelRunner = stock  # type: ignore[attr-defined]

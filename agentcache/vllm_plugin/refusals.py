@@ -29,6 +29,11 @@ def _not_full_attention(scheduler: Any) -> bool:
     )
 
 
+def runs_our_worker(config: Any) -> bool:
+    """Whether `--worker-cls` names a worker of AgentCache."""
+    return str(config.parallel_config.worker_cls).startswith("agentcache.")
+
+
 RULES = (
     Rule(
         "prefix caching off",
@@ -67,9 +72,10 @@ RULES = (
         lambda s: s.is_encoder_decoder or s.vllm_config.model_config.runner_type == "pooling",
     ),
     Rule(
-        "model runner V2",
-        "vLLM's V2 model runner counts computed tokens on the device and would not follow a jump over resident blocks",
-        lambda s: s.use_v2_model_runner,
+        "model runner V2 with a stock worker",
+        "vLLM's V2 model runner counts computed tokens on the device and follows a jump over resident blocks only under "
+        "AgentCache's worker class",
+        lambda s: s.use_v2_model_runner and not runs_our_worker(s.vllm_config),
     ),
 )
 

@@ -7,6 +7,7 @@ attention backend that gives each segment its own rows. Without it the scheduler
 from typing import Any
 
 import numpy as np
+import torch
 
 from agentcache.vllm_plugin import compat
 from agentcache.vllm_plugin.holes import SEGMENTS, Run
@@ -50,6 +51,41 @@ class SegmentedRunner:
         return [(row, self._segments[name]) for row, name in enumerate(ids) if name in self._segments]
 
 
+class SegmentedRunnerV2:
+    """What vLLM's second model runner lacks: it counts computed tokens on the device and expects rows without gaps."""
+
+    _segments: dict[str, list[Run]] = {}  # noqa: RUF012  (replaced, never mutated)
+
+    def update_requests(self, scheduler_output: Any) -> None:
+        """Correct the device's count wherever the scheduler has jumped over resident blocks since the last step."""
+        super().update_requests(scheduler_output)  # type: ignore[misc]
+        self._segments = getattr(scheduler_output, SEGMENTS, {})
+        states = self.req_states  # type: ignore[attr-defined]
+        cached = scheduler_output.scheduled_cached_reqs
+        for name, computed in zip(cached.req_ids, cached.num_computed_tokens, strict=True):
+            if computed != self._expected.get(name):
+                states.num_computed_tokens.stage_write_elem(states.req_id_to_index[name], computed)
+        states.num_computed_tokens.apply_write()
+        started = dict(zip(cached.req_ids, cached.num_computed_tokens, strict=True))
+        started |= {new.req_id: new.num_computed_tokens for new in scheduler_output.scheduled_new_reqs}
+        self._expected = {name: started[name] + n for name, n in scheduler_output.num_scheduled_tokens.items()}
+
+    _expected: dict[str, int] = {}  # noqa: RUF012  (replaced, never mutated)
+
+    def prepare_inputs(self, *args: Any, **kwargs: Any) -> Any:
+        batch = super().prepare_inputs(*args, **kwargs)  # type: ignore[misc]
+        for row, name in enumerate(batch.req_ids):
+            if segments := self._segments.get(name):
+                begin, end = batch.query_start_loc_np[row : row + 2]
+                positions = torch.cat([torch.arange(a, b) for a, b in segments]).to(batch.positions.device)
+                tokens = self.req_states.all_token_ids.gpu[int(batch.idx_mapping_np[row]), positions]  # type: ignore[attr-defined]
+                batch.positions[begin:end] = positions
+                batch.input_ids[begin:end] = tokens.to(batch.input_ids.dtype)
+                batch.seq_lens[row] = segments[-1][1]
+                batch.seq_lens_cpu_upper_bound[row] = segments[-1][1]
+        return batch
+
+
 class AgentCacheCPUWorker(compat.CPUWorker):
     """`--worker-cls agentcache.vllm_plugin.worker.AgentCacheCPUWorker`"""
 
@@ -58,5 +94,8 @@ class AgentCacheCPUWorker(compat.CPUWorker):
         compat.register_backend(
             compat.AttentionBackendEnum.CPU_ATTN, "agentcache.vllm_plugin.segments.SegmentedCPUBackend"
         )
-        with compat.runner_class(lambda stock: type("SegmentedCPUModelRunner", (SegmentedRunner, stock), {})):
+        mixin = SegmentedRunnerV2 if self.use_v2_model_runner else SegmentedRunner
+        with compat.runner_class(
+            self.use_v2_model_runner, lambda stock: type("SegmentedCPUModelRunner", (mixin, stock), {})
+        ):
             super().init_device()

@@ -8,7 +8,9 @@ from agentcache.vllm_plugin.holes import plan, runs_of
 BLOCK = 4
 
 
-def naive(resident: set[int], start: int, end: int, budget: int, max_segments: int) -> tuple[list[tuple[int, int]], int]:
+def naive(
+    resident: set[int], start: int, end: int, budget: int, max_segments: int
+) -> tuple[list[tuple[int, int]], int]:
     segments: list[list[int]] = []
     position = start
     while position < end:
