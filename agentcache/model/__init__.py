@@ -5,6 +5,7 @@ from agentcache.model.context import Context, Span, spans
 from agentcache.model.decisions import Chunk, Decision, Evict, Hold, Join, Release, Retain
 from agentcache.model.events import (
     BlocksEvicted,
+    BlocksRestood,
     BlocksStored,
     Event,
     JobFinished,
@@ -25,6 +26,7 @@ from agentcache.model.events import (
 __all__ = [
     "Block",
     "BlocksEvicted",
+    "BlocksRestood",
     "BlocksStored",
     "Chunk",
     "Context",

@@ -7,7 +7,7 @@ request id; `job` and `context` are ids from hints, or None where nobody said.
 from dataclasses import dataclass
 from enum import Enum
 
-from agentcache.model.block import Key
+from agentcache.model.block import Block, Key
 
 
 class Stop(Enum):
@@ -96,6 +96,13 @@ class BlocksEvicted:
 
 
 @dataclass(frozen=True, slots=True)
+class BlocksRestood:
+    """Evictable blocks whose `standing` has just changed on the blocks themselves; their age has not."""
+
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PoolResized:
     blocks: int
 
@@ -132,6 +139,7 @@ Event = (
     | JobFinished
     | BlocksStored
     | BlocksEvicted
+    | BlocksRestood
     | PoolResized
     | RetainAsked
     | StepTimed

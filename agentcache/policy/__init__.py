@@ -1,0 +1,72 @@
+"""Eviction policies and how they are named: `NAME` or `NAME:option=value,option=value`."""
+
+import inspect
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from agentcache.cost import CostModel
+from agentcache.errors import ConfigError
+from agentcache.policy.base import Policy, Reuse
+
+__all__ = ["Policy", "Reuse", "make_policy", "names", "parse_spec"]
+
+GROUP = "agentcache.policies"
+
+
+@cache
+def _found() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def names() -> list[str]:
+    """All policies that are installed, ours and others', by the entry-point group `agentcache.policies`."""
+    return sorted(_found())
+
+
+def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
+    """Split `asymcache:lifespan_s=30,p=0.5` into its name and its options."""
+    name, _, rest = spec.partition(":")
+    options = {}
+    for part in filter(None, rest.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals or not key.strip() or not value.strip():
+            raise ConfigError(
+                f"policy {spec!r} has {part!r} where option=value was expected; nothing was started",
+                hint="write for example asymcache:lifespan_s=30,p=0.5",
+            )
+        options[key.strip()] = value.strip()
+    return name.strip(), options
+
+
+def make_policy(spec: str, cost: CostModel, capacity_blocks: int) -> Policy:
+    """Build a policy for a pool of `capacity_blocks` blocks from its spec.
+
+    Raises `ConfigError` for an unknown policy (listing the known ones), an unknown option, or a bad value.
+    """
+    name, options = parse_spec(spec)
+    if name not in _found():
+        raise ConfigError(f"unknown policy {name!r}; nothing was started", hint="known policies: " + ", ".join(names()))
+    cls = _found()[name].load()
+    known = {
+        key: parameter
+        for key, parameter in inspect.signature(cls).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    values = {key: _read(name, key, value, known) for key, value in options.items()}
+    policy: Policy = cls(cost, capacity_blocks, **values)
+    return policy
+
+
+def _read(name: str, key: str, text: str, known: dict[str, inspect.Parameter]) -> Any:
+    if key not in known:
+        listed = ", ".join(known) or "none"
+        raise ConfigError(f"policy {name!r} has no option {key!r}; nothing was started", hint=f"its options: {listed}")
+    if isinstance(known[key].default, bool):
+        if text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        raise ConfigError(f"policy {name!r}: {key} is {text!r}, expected true or false; nothing was started")
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"policy {name!r}: {key} is {text!r}, expected a number; nothing was started") from None

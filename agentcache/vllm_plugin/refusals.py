@@ -73,8 +73,8 @@ RULES = (
     ),
     Rule(
         "model runner V2 with a stock worker",
-        "vLLM's V2 model runner counts computed tokens on the device and follows a jump over resident blocks only under "
-        "AgentCache's worker class",
+        "vLLM's V2 model runner counts computed tokens on the device and follows a jump over resident blocks only "
+        "under AgentCache's worker class",
         lambda s: s.use_v2_model_runner and not runs_our_worker(s.vllm_config),
     ),
 )

@@ -1,0 +1,73 @@
+"""A cost profile: the coefficients of one model on one device, as measured or estimated, and their JSON file."""
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from agentcache.errors import ConfigError
+
+SCHEMA = "agentcache-cost/1"
+
+
+@dataclass(frozen=True, slots=True)
+class CostProfile:
+    """Coefficients of a step's time, in seconds; all finite and none negative.
+
+    A step with Q prefill tokens in n segments [p, e), C resident tokens newly linked, and decodes over K context
+    tokens takes
+
+        c0 + c_seg (n - 1) + c_lin Q + c_load C + c_att sum(e^2 - p^2) + c_dec decodes + c_kv K
+
+    c0 s: a step's fixed part; c_seg s: one more segment; c_lin s/token: projections, MLP, norms; c_load s/token:
+    touching a resident token; c_att s/token^2: causal attention; c_dec s: one decode row; c_kv s/token: its reads.
+    """
+
+    c_lin: float
+    c_att: float
+    c0: float = 0.0
+    c_seg: float = 0.0
+    c_load: float = 0.0
+    c_dec: float = 0.0
+    c_kv: float = 0.0
+    model: str = ""
+    device: str = ""
+    block_size: int | None = None
+    source: str = "profile"
+
+    def __post_init__(self) -> None:
+        for name in COEFFICIENTS:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise ConfigError(f"cost coefficient {name} is {value!r}, expected a number; the profile is not used")
+            if not math.isfinite(value) or value < 0:
+                raise ConfigError(
+                    f"cost coefficient {name} is {value}, expected a finite number >= 0; the profile is not used",
+                    hint="such a coefficient means that the measured grid was too narrow: measure again",
+                )
+        if self.c_lin == 0 and self.c_att == 0:
+            raise ConfigError("c_lin and c_att are both 0, so every block would be free to rebuild; not used")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "CostProfile":
+        """Read a profile; keys that a newer writer added are left alone. Raises `ConfigError`."""
+        hint = "make one with `agentcache profile`, or leave the option out to estimate from the model's shape"
+        try:
+            data: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"cost profile {path} cannot be read: {error}", hint) from error
+        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+            found = data.get("schema") if isinstance(data, dict) else type(data).__name__
+            raise ConfigError(f"cost profile {path} has schema {found!r}, expected {SCHEMA!r}; not used", hint)
+        if missing := [name for name in ("c_lin", "c_att") if name not in data]:
+            raise ConfigError(f"cost profile {path} lacks {', '.join(missing)}; not used", hint)
+        known = {field.name for field in fields(cls)}
+        return cls(**{key: value for key, value in data.items() if key in known})
+
+    def save(self, path: str | Path) -> None:
+        """Write the profile as JSON."""
+        Path(path).write_text(json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2) + "\n", encoding="utf-8")
+
+
+COEFFICIENTS = ("c0", "c_seg", "c_lin", "c_load", "c_att", "c_dec", "c_kv")

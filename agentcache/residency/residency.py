@@ -1,0 +1,212 @@
+"""The residency: what is in memory, whose it is, and what leaves next. The one core of every host."""
+
+from collections.abc import Iterable, Sequence, Set
+
+from agentcache.errors import CheckFailed
+from agentcache.model import (
+    Block,
+    BlocksRestood,
+    Context,
+    Decision,
+    Event,
+    JobFinished,
+    Key,
+    Release,
+    Span,
+    Standing,
+    Stop,
+    TurnAborted,
+    TurnArrived,
+    TurnFinished,
+    TurnPreempted,
+    spans,
+)
+from agentcache.policy.base import Policy
+from agentcache.residency.contexts import ContextBook
+
+_STANDING = {Stop.TOOL_USE: Standing.TOOL, Stop.END_TURN: Standing.END_TURN}
+
+
+class Residency:
+    """Joins the contexts that turns make, the blocks that a host holds, and the policy that orders them.
+
+    Two streams come in. *Events* (`observe`) say what jobs do; they may be incomplete, repeated or contradictory, and
+    then cost residency, never more: what makes no sense is counted in `ignored_events`. *Block traffic* (`release`,
+    `acquire`, `forget`, `victims`) says which blocks are evictable, and must be right. `now` is seconds on one
+    monotonic clock.
+    """
+
+    def __init__(self, policy: Policy, capacity_blocks: int, max_contexts: int = 4096) -> None:
+        self.policy = policy
+        self.capacity_blocks = capacity_blocks
+        self.contexts = ContextBook(max_contexts)
+        self.ignored_events = 0
+        self.evicted_blocks = 0
+        self.reused_blocks = 0
+        self._turns: dict[str, Context] = {}
+        self._releases = 0
+        self._evictable: dict[Key, dict[Block, None]] = {}  # copies of one key can coexist
+
+    # Events
+
+    def observe(self, event: Event, now: float) -> list[Decision]:
+        """Take in what happened; returns what the host should do about it."""
+        decisions: list[Decision] = []
+        match event:
+            case TurnArrived():
+                self._arrived(event)
+            case TurnFinished():
+                decisions = self._finished(event, now)
+            case TurnAborted(turn):
+                self._closed(turn, now)
+            case TurnPreempted(turn):
+                self.ignored_events += turn not in self._turns
+            case JobFinished(job):
+                decisions = self._ended(job, now)
+        self.policy.observe(event, now)
+        return decisions
+
+    def _arrived(self, event: TurnArrived) -> None:
+        if event.turn in self._turns:
+            self.ignored_events += 1
+            return
+        context = self.contexts.resolve(event)
+        context.turns.add(event.turn)
+        self._turns[event.turn] = context
+
+    def _finished(self, event: TurnFinished, now: float) -> list[Decision]:
+        context = self._closed(event.turn, now)
+        if context is None:
+            return []
+        dropped = self.contexts.rewrite(context, event.keys)
+        self.contexts.mark_superseded([key for key in dropped if key in self._evictable])
+        context.depth += 1
+        context.tool = event.tool
+        context.standing = Standing.ENDED if event.last else _STANDING.get(event.stop, Standing.UNKNOWN)
+        if event.last is False and context.standing is Standing.UNKNOWN:
+            context.standing = Standing.TOOL  # a return is promised, whatever ended the output
+        # This turn's own blocks are still referenced; those it shares, or has left behind, may be evictable now.
+        self._restand((*dropped, *context.chain), now)
+        self._purge(now)
+        return [Release(context.job)] if context.standing is Standing.ENDED else []
+
+    def _closed(self, turn: str, now: float) -> Context | None:
+        context = self._turns.pop(turn, None)
+        if context is None:
+            self.ignored_events += 1
+            return None
+        context.turns.discard(turn)
+        context.idle_since = now
+        return context
+
+    def _ended(self, job: str, now: float) -> list[Decision]:
+        family = self.contexts.of_job(job)
+        if not family:
+            self.ignored_events += 1
+            return []
+        for context in family:
+            context.standing = Standing.ENDED
+            self._restand(context.chain, now)
+        return [Release(job)]
+
+    def _purge(self, now: float) -> None:
+        for context in self.contexts.excess():
+            self.contexts.close(context)
+            self._restand(context.chain, now)
+
+    def _restand(self, keys: Iterable[Key], now: float) -> None:
+        """Write the standing of evictable blocks anew, and tell the policy of those that it changed for."""
+        changed = []
+        for key in keys:
+            if blocks := self._evictable.get(key):
+                standing = self.contexts.standing(key)
+                for block in blocks:
+                    if block.standing is not standing:
+                        block.standing = standing
+                        changed.append(block)
+        if changed:
+            self.policy.observe(BlocksRestood(tuple(changed)), now)
+
+    # Block traffic
+
+    def release(self, blocks: Iterable[Block], now: float) -> None:
+        """The last reference to each of these is gone. They come in the host's order: a turn's tail first."""
+        self._releases += 1
+        for block in blocks:
+            block.release = self._releases
+            block.released_at = now
+            block.standing = self.contexts.standing(block.key)
+            self.policy.offer(block, now)
+            self._evictable.setdefault(block.key, {})[block] = None
+
+    def acquire(self, blocks: Iterable[Block], now: float) -> None:
+        """These evictable blocks are used again."""
+        for block in blocks:
+            self._take_out(block)
+            self.policy.touch(block, now)
+            self.reused_blocks += 1
+
+    def forget(self, blocks: Iterable[Block]) -> None:
+        """The host has dropped the content of these evictable blocks by itself."""
+        for block in blocks:
+            self.policy.forget(block)
+            self._gone(block)
+
+    def victims(self, need: int, now: float, excluded: Set[Block] = frozenset()) -> list[Block] | None:
+        """Take out exactly `need` evictable blocks to overwrite; None, and nothing changed, if there are fewer."""
+        chosen = self.policy.victims(need, excluded, now)
+        if chosen is None:
+            return None
+        for block in chosen:
+            self._gone(block)
+        self.evicted_blocks += len(chosen)
+        return chosen
+
+    def _take_out(self, block: Block) -> None:
+        copies = self._evictable[block.key]
+        del copies[block]
+        if not copies:
+            del self._evictable[block.key]
+
+    def _gone(self, block: Block) -> None:
+        self._take_out(block)
+        if block.key not in self._evictable:
+            self.contexts.forget_key(block.key)
+
+    # Looking
+
+    def __len__(self) -> int:
+        """Evictable blocks now."""
+        return len(self.policy)
+
+    def __contains__(self, block: object) -> bool:
+        return block in self.policy
+
+    def users(self, key: Key) -> int:
+        """How many contexts share an evictable block; 0 if it is not evictable."""
+        return max(len(self.contexts.owners(key)), 1) if key in self._evictable else 0
+
+    def spans(self, context_id: str) -> Sequence[Span]:
+        """The evictable spans of a context, head first; empty for a context that is not known."""
+        context = self.contexts.get(context_id)
+        return list(spans(context, self.users)) if context else []
+
+    def check(self) -> None:
+        """Recount everything; raise `CheckFailed` with the equation that does not hold."""
+        self.policy.check()
+        self.contexts.check()
+        filed = [block for copies in self._evictable.values() for block in copies]
+        if len(filed) != len(self.policy):
+            raise CheckFailed(f"{len(filed)} blocks are filed as evictable, the policy orders {len(self.policy)}")
+        if len(filed) > self.capacity_blocks:
+            raise CheckFailed(f"{len(filed)} evictable blocks > capacity {self.capacity_blocks}")
+        for block in filed:
+            if block not in self.policy:
+                raise CheckFailed(f"{block} is filed as evictable, but the policy does not have it")
+            if block.standing is not self.contexts.standing(block.key):
+                raise CheckFailed(
+                    f"{block} stands as {block.standing.value}, its owners as {self.contexts.standing(block.key).value}"
+                )
+        running = {turn for context in self.contexts for turn in context.turns}
+        if running != self._turns.keys():
+            raise CheckFailed(f"contexts have {len(running)} turns open, the residency {len(self._turns)}")
