@@ -1,0 +1,25 @@
+"""The environment in which a CPU engine runs quietly, offline and in one process."""
+
+import os
+
+CPU_ENV = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in this process: tests and replays look inside
+    "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; the pool's size is given in blocks
+    "VLLM_CPU_CI_ENV": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TORCHDYNAMO_DISABLE": "1",  # the first request would wait for a compiler
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONWARNINGS": "ignore",
+}
+
+
+def prepare(threads: int | None = None) -> None:
+    """Set what the user has not set; to be called before vLLM is imported.
+
+    `threads` fixes OpenMP's; unset it, and vLLM on a small machine stalls for seconds at random.
+    """
+    for name, value in CPU_ENV.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads or os.cpu_count() or 1))

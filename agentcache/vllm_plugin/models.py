@@ -1,0 +1,129 @@
+"""Small random-weight models with a tokenizer, built offline: enough to run the real engine anywhere."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from agentcache.errors import InputError
+
+_TINY = {
+    "vocab_size": 512,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 8192,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 2,
+    "tie_word_embeddings": False,
+    # Wide enough that greedy decoding is decided by margins, not by ties.
+    "initializer_range": 0.08,
+}
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "tiny-llama": {"arch": "Llama", **_TINY},
+    "tiny-qwen3": {"arch": "Qwen3", **_TINY},
+    "tiny-moe": {
+        "arch": "Qwen3Moe",
+        **_TINY,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 128,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+    },
+    # Big enough that computing a prompt takes real time on two cores.
+    "demo-llama": {
+        "arch": "Llama",
+        **_TINY,
+        "hidden_size": 512,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 64,
+        "initializer_range": 0.04,
+    },
+}
+
+
+def model_dir(name_or_path: str) -> str:
+    """The folder of a model: a path is checked, a name from `RECIPES` is built once and kept.
+
+    Built models live under `$AGENTCACHE_HOME` (default `~/.cache/agentcache`). Raises `InputError` for anything else.
+    """
+    if name_or_path in RECIPES:
+        return str(_built(name_or_path))
+    path = Path(name_or_path)
+    try:
+        json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"model {name_or_path!r} is no model folder: {error}; nothing was started",
+            hint="give a folder with a config.json, or one of " + ", ".join(RECIPES),
+        ) from error
+    return str(path)
+
+
+def _built(name: str) -> Path:
+    recipe = RECIPES[name]
+    version = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:10]
+    home = Path(os.environ.get("AGENTCACHE_HOME", Path.home() / ".cache" / "agentcache"))
+    final = home / "models" / f"{name}-{version}"
+    if final.is_dir():
+        return final
+    final.parent.mkdir(parents=True, exist_ok=True)
+    # Built beside and renamed, so that nobody ever sees half a model.
+    building = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=final.parent))
+    try:
+        _build(recipe, building)
+        building.chmod(0o755)
+        building.rename(final)
+    except OSError:
+        if not final.is_dir():  # somebody else was faster
+            raise
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return final
+
+
+def _build(recipe: dict[str, Any], folder: Path) -> None:
+    import torch
+    import transformers
+
+    options = {key: value for key, value in recipe.items() if key != "arch"}
+    torch.manual_seed(0)
+    config = getattr(transformers, recipe["arch"] + "Config")(**options)
+    getattr(transformers, recipe["arch"] + "ForCausalLM")(config).float().save_pretrained(folder)
+    _tokenizer(recipe["vocab_size"]).save_pretrained(folder)
+
+
+def _tokenizer(vocab_size: int) -> Any:
+    """A byte-level BPE that can encode anything; trained on two sentences, since nobody reads its output."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<s>", "</s>", "<pad>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    corpus = ["an agent reads a file, calls a tool and waits", "the tool returns and the context comes back"] * 50
+    tokenizer.train_from_iterator(corpus, trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    fast.chat_template = (
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    return fast
