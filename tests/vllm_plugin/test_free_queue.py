@@ -1,11 +1,11 @@
 """Our free queue against vLLM's own: with policy `lru` the two hand out the same blocks in the same order."""
 
 import pytest
-from agentcache.cost.model import CostModel
-from agentcache.cost.profile import CostProfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agentcache.cost.model import CostModel
+from agentcache.cost.profile import CostProfile
 from agentcache.errors import CheckFailed
 from agentcache.policy import make_policy
 from agentcache.residency import Residency

@@ -1,4 +1,4 @@
-"""Hints are claims: read where well-formed, silently nothing where not, scoped so that no job is claimed across salts."""
+"""Hints are claims: read where well-formed, nothing where not, scoped so that no job is claimed across salts."""
 
 from types import SimpleNamespace
 from typing import Any

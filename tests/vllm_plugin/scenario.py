@@ -1,0 +1,101 @@
+"""A child process that drives one real engine through a scenario: spec JSON on stdin, outcome JSON on stdout.
+
+One engine a process: an engine does not give back everything it took.
+"""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections import Counter
+from typing import Any
+
+
+def run(**spec: Any) -> dict[str, Any]:
+    """Run a scenario in a fresh process and return its outcome; fails with the child's own words."""
+    child = subprocess.run(
+        [sys.executable, __file__], input=json.dumps(spec), capture_output=True, text=True, timeout=500, check=False
+    )
+    assert child.returncode == 0, child.stderr[-3000:]
+    outcome: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
+    return outcome
+
+
+def prompts(seed: int) -> list[list[list[int]]]:
+    """Batches of prompts over five documents that do not all fit: 900 tokens of a document, then a tail."""
+    rng = random.Random(seed)
+    documents = [[rng.randrange(3, 500) for _ in range(700)] for _ in range(5)]
+    batches = []
+    for step in range(14):
+        chosen = rng.sample(range(5), rng.choice((1, 2, 4)))
+        batches.append([documents[i] + [5 + step % 3] * (1 + step % 40) for i in chosen])
+    return batches
+
+
+def main() -> None:
+    spec = json.loads(sys.stdin.read())
+    from agentcache.vllm_plugin.cpu_env import prepare
+
+    prepare(threads=1)
+    if spec.get("v2"):
+        import types
+
+        os.environ.update(TRITON_INTERPRET="1", VLLM_USE_V2_MODEL_RUNNER="1")
+        import triton.backends
+
+        # The second runner refuses to start without a Triton driver; the interpreter needs none.
+        driver = type("Driver", (), {"is_active": staticmethod(lambda: False)})
+        triton.backends.backends["cpu"] = types.SimpleNamespace(driver=driver, compiler=None)
+
+    from vllm import EngineArgs, LLMEngine, SamplingParams
+
+    from agentcache.vllm_plugin.inspect import EngineView
+    from agentcache.vllm_plugin.models import model_dir
+
+    engine = LLMEngine.from_engine_args(
+        EngineArgs(
+            model_dir("tiny-llama"),
+            dtype="float32",
+            max_model_len=1024,
+            enforce_eager=True,
+            max_num_seqs=8,
+            block_size=32,
+            seed=0,
+            max_num_batched_tokens=spec.get("chunk", 256),
+            num_gpu_blocks_override=spec.get("pool", 60),
+            disable_log_stats=False,
+            **spec.get("engine", {}),
+        )
+    )
+    view = EngineView(engine)
+    events: list[Any] = []
+    view.listen(lambda event, now: events.append(event))
+    outcome: dict[str, Any] = {"classes": view.classes(), "tokens": {}, "cached": [], "aborted": 0}
+    rng = random.Random(1)
+    for number, batch in enumerate(prompts(spec.get("seed", 3))[: spec.get("batches", 14)]):
+        for row, tokens in enumerate(batch):
+            n = spec.get("n", 1)
+            params = SamplingParams(temperature=float(n > 1), seed=row, max_tokens=8, ignore_eos=True, n=n)
+            engine.add_request(f"{number}-{row}", {"prompt_token_ids": tokens}, params)
+        steps = 0
+        while engine.has_unfinished_requests():
+            steps += 1
+            if spec.get("abort") and steps == 2 and number % 2:
+                engine.abort_request([f"{number}-{rng.randrange(len(batch))}"])
+                outcome["aborted"] += 1
+            for output in engine.step():
+                if output.finished:
+                    texts = [list(choice.token_ids) for choice in output.outputs]
+                    outcome["tokens"][output.request_id.split("_")[-1]] = texts
+                    outcome["cached"].append(output.num_cached_tokens)
+    view.check()
+    outcome["events"] = Counter(type(event).__name__ for event in events)
+    scheduled = [event for event in events if type(event).__name__ == "TurnScheduled"]
+    outcome["after_hole"] = sum(event.after_hole for event in scheduled)
+    outcome["holes"] = sum(event.holes for event in scheduled)
+    print(json.dumps(outcome))
+
+
+if __name__ == "__main__":
+    main()
