@@ -13,7 +13,7 @@ from agentcache.vllm_plugin.compat import BlockPool, FullAttentionManager, KVCac
 from agentcache.vllm_plugin.config import EngineOptions
 from agentcache.vllm_plugin.host import Host
 from agentcache.vllm_plugin.kv_manager import HoleFillingManager, ResidencyKVCacheManager
-from agentcache.vllm_plugin.refusals import runs_our_worker
+from agentcache.vllm_plugin.refusals import runs_fused_worker
 
 logger = init_logger(__name__)
 
@@ -36,9 +36,9 @@ def attach(scheduler: Any, options: EngineOptions) -> Host:
     policy = make_policy(options.policy, CostModel(profile, scheduler.block_size), capacity)
     host = Host(Residency(policy, capacity, options.max_contexts))
 
-    fused = options.mode == "fused" and runs_our_worker(config)
+    fused = options.mode == "fused" and runs_fused_worker(config)
     if options.mode == "fused" and not fused:
-        logger.warning("AgentCache: mode sequential, one hole a step: fused needs --worker-cls of AgentCache")
+        logger.warning("AgentCache: mode sequential, one hole a step: this worker does not run fused steps")
     manager = adopt(scheduler.kv_cache_manager, KVCacheManager, ResidencyKVCacheManager)
     manager.attach(host, policy.reuse == "holes", MAX_SEGMENTS if fused else 1)
     adopt(manager.group, FullAttentionManager, HoleFillingManager).attach()

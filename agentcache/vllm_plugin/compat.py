@@ -55,25 +55,26 @@ __all__ = [
     "SchedulerOutput",
     "VllmConfig",
     "adopt",
+    "cpu_runner_class",
     "get_block_hash",
     "init_logger",
     "make_block_hash_with_group_id",
     "register_backend",
-    "runner_class",
 ]
 
-_CPU_ONLY = {
+_BY_PLATFORM = {
     "CPUAttentionBackend": "vllm.v1.attention.backends.cpu_attn",
     "CPUAttentionMetadataBuilder": "vllm.v1.attention.backends.cpu_attn",
     "CPUWorker": "vllm.v1.worker.cpu_worker",
+    "GPUWorker": "vllm.v1.worker.gpu_worker",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Names of the CPU platform, imported when they are asked for: a CUDA build need not be able to."""
-    if name not in _CPU_ONLY:
+    """Names of one platform, imported when they are asked for: a build for the other need not be able to."""
+    if name not in _BY_PLATFORM:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_CPU_ONLY[name]), name)
+    return getattr(import_module(_BY_PLATFORM[name]), name.removeprefix("GPU"))
 
 
 def adopt(instance: Any, stock: type, ours: type) -> Any:
@@ -94,7 +95,7 @@ def adopt(instance: Any, stock: type, ours: type) -> Any:
 
 
 @contextmanager
-def runner_class(v2: bool, derive: Callable[[type], type]) -> Iterator[None]:
+def cpu_runner_class(v2: bool, derive: Callable[[type], type]) -> Iterator[None]:
     """While the CPU worker starts, give it `derive(stock class)` for its model runner.
 
     `CPUWorker.init_device` names the class itself, from these modules; there is no other seam.

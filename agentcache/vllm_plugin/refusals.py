@@ -34,6 +34,11 @@ def runs_our_worker(config: Any) -> bool:
     return str(config.parallel_config.worker_cls).startswith("agentcache.")
 
 
+def runs_fused_worker(config: Any) -> bool:
+    """Whether its attention backend takes several segments of a request in one step."""
+    return str(config.parallel_config.worker_cls).startswith("agentcache.vllm_plugin.cpu_worker.")
+
+
 RULES = (
     Rule(
         "prefix caching off",

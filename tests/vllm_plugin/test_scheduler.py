@@ -11,7 +11,7 @@ from tests.vllm_plugin.scenario import run
 pytestmark = pytest.mark.vllm
 
 SCHEDULER = "agentcache.vllm_plugin.scheduler."
-WORKER = "agentcache.vllm_plugin.worker.AgentCacheCPUWorker"
+WORKER = "agentcache.vllm_plugin.cpu_worker.AgentCacheCPUWorker"
 
 
 def ours(policy: str, scheduler: str = "AgentCacheScheduler", fused: bool = True, **options: Any) -> dict[str, Any]:

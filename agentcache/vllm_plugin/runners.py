@@ -1,15 +1,10 @@
-"""The worker class of fused mode: several segments of a request in one step.
-
-Named to vLLM by `--worker-cls`. It swaps in a model runner that takes positions from the scheduler's segments and an
-attention backend that gives each segment its own rows. Without it the scheduler plans one hole a step.
-"""
+"""Model runners that follow the plan: rows with holes, and jumps over resident blocks. Mixed into stock runners."""
 
 from typing import Any
 
 import numpy as np
 import torch
 
-from agentcache.vllm_plugin import compat
 from agentcache.vllm_plugin.holes import SEGMENTS, Run
 
 
@@ -55,6 +50,7 @@ class SegmentedRunnerV2:
     """What vLLM's second model runner lacks: it counts computed tokens on the device and expects rows without gaps."""
 
     _segments: dict[str, list[Run]] = {}  # noqa: RUF012  (replaced, never mutated)
+    _expected: dict[str, int] = {}  # noqa: RUF012  (replaced, never mutated)
 
     def update_requests(self, scheduler_output: Any) -> None:
         """Correct the device's count wherever the scheduler has jumped over resident blocks since the last step."""
@@ -70,8 +66,6 @@ class SegmentedRunnerV2:
         started |= {new.req_id: new.num_computed_tokens for new in scheduler_output.scheduled_new_reqs}
         self._expected = {name: started[name] + n for name, n in scheduler_output.num_scheduled_tokens.items()}
 
-    _expected: dict[str, int] = {}  # noqa: RUF012  (replaced, never mutated)
-
     def prepare_inputs(self, *args: Any, **kwargs: Any) -> Any:
         batch = super().prepare_inputs(*args, **kwargs)  # type: ignore[misc]
         for row, name in enumerate(batch.req_ids):
@@ -84,18 +78,3 @@ class SegmentedRunnerV2:
                 batch.seq_lens[row] = segments[-1][1]
                 batch.seq_lens_cpu_upper_bound[row] = segments[-1][1]
         return batch
-
-
-class AgentCacheCPUWorker(compat.CPUWorker):
-    """`--worker-cls agentcache.vllm_plugin.worker.AgentCacheCPUWorker`"""
-
-    def init_device(self) -> None:
-        # The CPU platform looks its backend up under this one name; the registry is this process's own.
-        compat.register_backend(
-            compat.AttentionBackendEnum.CPU_ATTN, "agentcache.vllm_plugin.segments.SegmentedCPUBackend"
-        )
-        mixin = SegmentedRunnerV2 if self.use_v2_model_runner else SegmentedRunner
-        with compat.runner_class(
-            self.use_v2_model_runner, lambda stock: type("SegmentedCPUModelRunner", (mixin, stock), {})
-        ):
-            super().init_device()

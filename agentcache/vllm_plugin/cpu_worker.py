@@ -1,0 +1,19 @@
+"""The worker class for CPUs, and the one that runs fused mode: several segments of a request in one step."""
+
+from agentcache.vllm_plugin import compat
+from agentcache.vllm_plugin.runners import SegmentedRunner, SegmentedRunnerV2
+
+
+class AgentCacheCPUWorker(compat.CPUWorker):
+    """`--worker-cls agentcache.vllm_plugin.cpu_worker.AgentCacheCPUWorker`"""
+
+    def init_device(self) -> None:
+        # The CPU platform looks its backend up under this one name; the registry is this process's own.
+        compat.register_backend(
+            compat.AttentionBackendEnum.CPU_ATTN, "agentcache.vllm_plugin.segments.SegmentedCPUBackend"
+        )
+        mixin = SegmentedRunnerV2 if self.use_v2_model_runner else SegmentedRunner
+        with compat.cpu_runner_class(
+            self.use_v2_model_runner, lambda stock: type("SegmentedCPUModelRunner", (mixin, stock), {})
+        ):
+            super().init_device()

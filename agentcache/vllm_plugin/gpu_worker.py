@@ -1,0 +1,16 @@
+"""The worker class for CUDA devices. It makes the second model runner follow jumps; fused steps want a GPU backend."""
+
+from typing import Any
+
+from agentcache.vllm_plugin import compat
+from agentcache.vllm_plugin.runners import SegmentedRunner, SegmentedRunnerV2
+
+
+class AgentCacheGPUWorker(compat.GPUWorker):
+    """`--worker-cls agentcache.vllm_plugin.gpu_worker.AgentCacheGPUWorker`"""
+
+    def _make_model_runner(self) -> Any:
+        runner = super()._make_model_runner()
+        mixin = SegmentedRunnerV2 if self.use_v2_model_runner else SegmentedRunner
+        # The runner has just been built and holds no state that the mixin would have to set up.
+        return compat.adopt(runner, type(runner), type("SegmentedGPUModelRunner", (mixin, type(runner)), {}))
