@@ -16,7 +16,7 @@ class CostModel:
     def __init__(self, profile: CostProfile, block_size: int) -> None:
         self.profile = profile
         self.block_size = block_size
-        # A profile in which touching a token costs more than computing it is noise; a price stays positive.
+        # A fit in which touching a token costs more than computing it is noise; a price must stay positive.
         linear = max(profile.c_lin - profile.c_load, 1e-3 * profile.c_lin)
         self.a = linear * block_size + profile.c_att * block_size**2
         self.b = 2 * profile.c_att * block_size**2
@@ -30,7 +30,7 @@ class CostModel:
         return count * self.a + self.b * count * (2 * head + count - 1) / 2
 
     def segments_seconds(self, segments: Iterable[tuple[int, int]], resident_tokens: int = 0) -> float:
-        """Seconds to compute token ranges [p, e) of one prompt of which `resident_tokens` are reused."""
+        """Seconds to compute token ranges [p, e) of one prompt of which `resident_tokens` are reused; c0 is in."""
         return self.step_seconds(segments, resident_tokens=resident_tokens)
 
     def step_seconds(

@@ -9,11 +9,12 @@ from typing import Any
 from agentcache.errors import ConfigError
 
 SCHEMA = "agentcache-cost/1"
+COEFFICIENTS = ("c0", "c_seg", "c_lin", "c_load", "c_att", "c_dec", "c_kv")
 
 
 @dataclass(frozen=True, slots=True)
 class CostProfile:
-    """Coefficients of a step's time, in seconds; all finite and none negative.
+    """Coefficients of a step's time, in seconds; all finite and none negative, else `ConfigError`.
 
     A step with Q prefill tokens in n segments [p, e), C resident tokens newly linked, and decodes over K context
     tokens takes
@@ -22,6 +23,7 @@ class CostProfile:
 
     c0 s: a step's fixed part; c_seg s: one more segment; c_lin s/token: projections, MLP, norms; c_load s/token:
     touching a resident token; c_att s/token^2: causal attention; c_dec s: one decode row; c_kv s/token: its reads.
+    The other fields say what was measured, on what, and how well the fit held on points left out of it.
     """
 
     c_lin: float
@@ -33,8 +35,16 @@ class CostProfile:
     c_kv: float = 0.0
     model: str = ""
     device: str = ""
+    tp: int = 1
+    kv_dtype: str = ""
+    backend: str = ""
     block_size: int | None = None
-    source: str = "profile"
+    chunk_tokens: int | None = None
+    max_len: int | None = None
+    r2: float | None = None
+    med_rel_err: float | None = None
+    p95_rel_err: float | None = None
+    n_points: int = 0
 
     def __post_init__(self) -> None:
         for name in COEFFICIENTS:
@@ -47,27 +57,33 @@ class CostProfile:
                     hint="such a coefficient means that the measured grid was too narrow: measure again",
                 )
         if self.c_lin == 0 and self.c_att == 0:
-            raise ConfigError("c_lin and c_att are both 0, so every block would be free to rebuild; not used")
+            raise ConfigError(
+                "c_lin and c_att are both 0, expected at least one above: every rebuild would be free; "
+                "the profile is not used"
+            )
 
     @classmethod
     def load(cls, path: str | Path) -> "CostProfile":
-        """Read a profile; keys that a newer writer added are left alone. Raises `ConfigError`."""
-        hint = "make one with `agentcache profile`, or leave the option out to estimate from the model's shape"
+        """Read a profile's JSON. Raises `ConfigError` for anything but `agentcache-cost/1` with known fields."""
+        hint = "leave the profile out to estimate from the model's shape"
         try:
             data: Any = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ConfigError(f"cost profile {path} cannot be read: {error}", hint) from error
         if not isinstance(data, dict) or data.get("schema") != SCHEMA:
             found = data.get("schema") if isinstance(data, dict) else type(data).__name__
-            raise ConfigError(f"cost profile {path} has schema {found!r}, expected {SCHEMA!r}; not used", hint)
+            raise ConfigError(f"cost profile {path} has schema {found!r}, expected {SCHEMA!r}; it is not used", hint)
+        del data["schema"]
+        known = [field.name for field in fields(cls)]
+        if unknown := sorted(data.keys() - set(known)):
+            raise ConfigError(
+                f"cost profile {path} has unknown fields {', '.join(unknown)}; it is not used",
+                hint="known fields: " + ", ".join(known),
+            )
         if missing := [name for name in ("c_lin", "c_att") if name not in data]:
-            raise ConfigError(f"cost profile {path} lacks {', '.join(missing)}; not used", hint)
-        known = {field.name for field in fields(cls)}
-        return cls(**{key: value for key, value in data.items() if key in known})
+            raise ConfigError(f"cost profile {path} lacks {', '.join(missing)}; it is not used", hint)
+        return cls(**data)
 
     def save(self, path: str | Path) -> None:
         """Write the profile as JSON."""
         Path(path).write_text(json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2) + "\n", encoding="utf-8")
-
-
-COEFFICIENTS = ("c0", "c_seg", "c_lin", "c_load", "c_att", "c_dec", "c_kv")

@@ -1,6 +1,7 @@
 """Eviction policies and how they are named: `NAME` or `NAME:option=value,option=value`."""
 
 import inspect
+import math
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -25,9 +26,9 @@ def names() -> list[str]:
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
-    """Split `asymcache:lifespan_s=30,p=0.5` into its name and its options."""
+    """Split `asymcache:lifespan_s=30,p=0.5` into its name and its options; raises `ConfigError`."""
     name, _, rest = spec.partition(":")
-    options = {}
+    options: dict[str, str] = {}
     for part in filter(None, rest.split(",")):
         key, equals, value = part.partition("=")
         if not equals or not key.strip() or not value.strip():
@@ -35,6 +36,8 @@ def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
                 f"policy {spec!r} has {part!r} where option=value was expected; nothing was started",
                 hint="write for example asymcache:lifespan_s=30,p=0.5",
             )
+        if key.strip() in options:
+            raise ConfigError(f"policy {spec!r} gives {key.strip()} twice; nothing was started")
         options[key.strip()] = value.strip()
     return name.strip(), options
 
@@ -62,11 +65,14 @@ def _read(name: str, key: str, text: str, known: dict[str, inspect.Parameter]) -
     if key not in known:
         listed = ", ".join(known) or "none"
         raise ConfigError(f"policy {name!r} has no option {key!r}; nothing was started", hint=f"its options: {listed}")
-    if isinstance(known[key].default, bool):
-        if text.lower() in ("true", "false"):
-            return text.lower() == "true"
+    if known[key].annotation in (bool, bool | None):
+        if text in ("true", "false"):
+            return text == "true"
         raise ConfigError(f"policy {name!r}: {key} is {text!r}, expected true or false; nothing was started")
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
-        raise ConfigError(f"policy {name!r}: {key} is {text!r}, expected a number; nothing was started") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise ConfigError(f"policy {name!r}: {key} is {text!r}, expected a finite number; nothing was started")
+    return value

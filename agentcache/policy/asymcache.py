@@ -72,33 +72,34 @@ class AsymCache:
         self._ln_factor[Standing.SUPERSEDED] = math.log(superseded)
         self._online_lambda = online_lambda
         self._learns = lifespan_s == 0
-        self._slow: Any = SortedList()  # (k1, id, block)
-        self._fast: Any = SortedList()  # (k2, id, block)
-        self._keys: dict[Block, tuple[float, float]] = {}
+        self._slow: Any = SortedList()  # (k1, *tie, block)
+        self._fast: Any = SortedList()  # (k2, *tie, block)
+        self._entries: dict[Block, tuple[tuple[Any, ...], tuple[Any, ...]]] = {}
         self._ghosts: OrderedDict[Key, tuple[int, float, Standing]] = OrderedDict()
         self._idle = PauseWindow()
-        self._sampled: tuple[int, float] | None = None
+        self._sampled: set[int] = set()  # releases of which a block was reused at `_sampled_at`
+        self._sampled_at = -math.inf
         self._ln_lambda = 0.0
         self._set_lifespan(lifespan_s or START_LIFESPAN_S)
 
     # The order
 
     def offer(self, block: Block, now: float) -> None:
-        if block in self._keys:
+        if block in self._entries:
             raise ValueError(f"{block} is evictable already")
-        self._file(block, now)
+        self._file(block)
 
     def touch(self, block: Block, now: float) -> None:
         self.forget(block)
         self._sample(block.release, block.released_at, block.standing, now)
 
     def forget(self, block: Block) -> None:
-        k1, k2 = self._keys.pop(block)
-        self._slow.remove((k1, block.id, block))
-        self._fast.remove((k2, block.id, block))
+        slow, fast = self._entries.pop(block)
+        self._slow.remove(slow)
+        self._fast.remove(fast)
 
     def victims(self, need: int, excluded: Set[Block], now: float) -> list[Block] | None:
-        if len(self._keys) - sum(block in self._keys for block in excluded) < need:
+        if len(self._entries) - sum(block in self._entries for block in excluded) < need:
             return None
         chosen: dict[Block, None] = {}
         slow: Any = iter(self._slow)
@@ -108,9 +109,9 @@ class AsymCache:
         low2: Any = next(fast, None)
         while len(chosen) < need:
             if low2 is None or (low1 is not None and low1[0] + shift1 <= low2[0] + shift2):
-                block, low1 = low1[2], next(slow, None)
+                block, low1 = low1[-1], next(slow, None)
             else:
-                block, low2 = low2[2], next(fast, None)
+                block, low2 = low2[-1], next(fast, None)
             if block not in excluded:
                 chosen[block] = None
         for block in chosen:
@@ -125,28 +126,35 @@ class AsymCache:
         match event:
             case BlocksRestood(blocks):
                 for block in blocks:
-                    if block in self._keys:
+                    if block in self._entries:
                         self.forget(block)
-                        self._file(block, block.released_at)
+                        self._file(block)
             case TurnArrived(keys=keys) if self._ghosts:
                 for key in keys:
                     if ghost := self._ghosts.pop(key, None):
                         self._sample(*ghost, now)
 
-    def _file(self, block: Block, last_use: float) -> None:
+    def _file(self, block: Block) -> None:
+        slow, fast = self._entries[block] = self._entry(block)
+        self._slow.add(slow)
+        self._fast.add(fast)
+
+    def _entry(self, block: Block) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         weight = self._ln_factor.get(block.standing, 0.0) + math.log(self._cost.block_seconds(block.index))
-        k1, k2 = weight + last_use / self._alpha, weight + last_use / self._beta
-        self._keys[block] = (k1, k2)
-        self._slow.add((k1, block.id, block))
-        self._fast.add((k2, block.id, block))
+        # At a constant price all blocks of a turn tie: tail first, then it is LRU.
+        tie = (block.release, -block.index, block.id, block)
+        return (weight + block.released_at / self._alpha, *tie), (weight + block.released_at / self._beta, *tie)
 
     # What is learnt
 
     def _sample(self, release: int, released_at: float, standing: Standing, now: float) -> None:
         """One idle time a context that returns, however many of its blocks are touched."""
-        if self._sampled == (release, now):
+        if now != self._sampled_at:
+            self._sampled_at = now
+            self._sampled.clear()
+        if release in self._sampled:
             return
-        self._sampled = (release, now)
+        self._sampled.add(release)
         if self._learn_from_tools_only and standing is not Standing.TOOL and self._learns:
             return
         if self._idle.add(now - released_at):
@@ -167,27 +175,27 @@ class AsymCache:
         self._alpha = -lifespan_s / math.log(self._p)
         self._beta = self._alpha / self._r
         self._tau0 = lifespan_s * (1 - 1 / self._r)
-        blocks = list(self._keys)
-        self._keys.clear()
-        self._slow.clear()
-        self._fast.clear()
-        for block in blocks:
-            self._file(block, block.released_at)
+        self._entries = {block: self._entry(block) for block in self._entries}
+        self._slow = SortedList(slow for slow, _ in self._entries.values())
+        self._fast = SortedList(fast for _, fast in self._entries.values())
 
     # The books
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._entries)
 
     def __contains__(self, block: object) -> bool:
-        return block in self._keys
+        return block in self._entries
 
     def check(self) -> None:
-        if not len(self._slow) == len(self._fast) == len(self._keys):
+        if not len(self._slow) == len(self._fast) == len(self._entries):
             raise CheckFailed(
                 f"{self.name}: {len(self._slow)} in the slow tree, {len(self._fast)} in the fast one, "
-                f"{len(self._keys)} evictable"
+                f"{len(self._entries)} evictable"
             )
+        for block, entry in self._entries.items():
+            if entry != self._entry(block):
+                raise CheckFailed(f"{self.name}: {block} is filed under {entry}, its keys are {self._entry(block)}")
         if len(self._ghosts) > self._capacity:
             raise CheckFailed(f"{self.name}: {len(self._ghosts)} ghosts > {self._capacity} blocks")
 

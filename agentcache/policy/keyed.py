@@ -43,7 +43,7 @@ class Keyed:
     def victims(self, need: int, excluded: Set[Block], now: float) -> list[Block] | None:
         chosen: list[Block] = []
         for entry in self._order:
-            if len(chosen) == need:
+            if len(chosen) >= need:
                 break
             if entry[-1] not in excluded:
                 chosen.append(entry[-1])

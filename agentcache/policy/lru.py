@@ -38,7 +38,7 @@ class Lru:
     def victims(self, need: int, excluded: Set[Block], now: float) -> list[Block] | None:
         chosen: list[Block] = []
         for block in self._order:
-            if len(chosen) == need:
+            if len(chosen) >= need:
                 break
             if block not in excluded:
                 chosen.append(block)

@@ -39,13 +39,15 @@ class Residency:
     def __init__(self, policy: Policy, capacity_blocks: int, max_contexts: int = 4096) -> None:
         self.policy = policy
         self.capacity_blocks = capacity_blocks
-        self.contexts = ContextBook(max_contexts)
+        # A context that fell out of memory long ago costs only bookkeeping: chains may be 16 times the pool.
+        self.contexts = ContextBook(max_contexts, max_keys=16 * capacity_blocks)
         self.ignored_events = 0
         self.evicted_blocks = 0
         self.reused_blocks = 0
         self._turns: dict[str, Context] = {}
         self._releases = 0
         self._evictable: dict[Key, dict[Block, None]] = {}  # copies of one key can coexist
+        self._draining: set[Context] = set()  # ended contexts that have lost blocks since the last event
 
     # Events
 
@@ -54,7 +56,7 @@ class Residency:
         decisions: list[Decision] = []
         match event:
             case TurnArrived():
-                self._arrived(event)
+                self._arrived(event, now)
             case TurnFinished():
                 decisions = self._finished(event, now)
             case TurnAborted(turn):
@@ -64,30 +66,36 @@ class Residency:
             case JobFinished(job):
                 decisions = self._ended(job, now)
         self.policy.observe(event, now)
+        self._purge(now)
         return decisions
 
-    def _arrived(self, event: TurnArrived) -> None:
+    def _arrived(self, event: TurnArrived, now: float) -> None:
         if event.turn in self._turns:
             self.ignored_events += 1
             return
         context = self.contexts.resolve(event)
         context.turns.add(event.turn)
         self._turns[event.turn] = context
+        if context.standing is Standing.ENDED:  # it was not the end
+            context.standing = Standing.UNKNOWN
+            self._restand(context.chain, now)
 
     def _finished(self, event: TurnFinished, now: float) -> list[Decision]:
         context = self._closed(event.turn, now)
         if context is None:
             return []
         dropped = self.contexts.rewrite(context, event.keys)
-        self.contexts.mark_superseded([key for key in dropped if key in self._evictable])
+        self.contexts.leave((key for key in dropped if key in self._evictable), Standing.SUPERSEDED)
         context.depth += 1
         context.tool = event.tool
-        context.standing = Standing.ENDED if event.last else _STANDING.get(event.stop, Standing.UNKNOWN)
-        if event.last is False and context.standing is Standing.UNKNOWN:
-            context.standing = Standing.TOOL  # a return is promised, whatever ended the output
+        if event.last or context.standing is Standing.ENDED:  # the job may have ended while its last turn ran
+            context.standing = Standing.ENDED
+        else:
+            context.standing = _STANDING.get(event.stop, Standing.UNKNOWN)
+            if event.last is False and context.standing is Standing.UNKNOWN:
+                context.standing = Standing.TOOL  # a return is promised, whatever ended the output
         # This turn's own blocks are still referenced; those it shares, or has left behind, may be evictable now.
         self._restand((*dropped, *context.chain), now)
-        self._purge(now)
         return [Release(context.job)] if context.standing is Standing.ENDED else []
 
     def _closed(self, turn: str, now: float) -> Context | None:
@@ -107,23 +115,42 @@ class Residency:
         for context in family:
             context.standing = Standing.ENDED
             self._restand(context.chain, now)
+        self._draining.update(family)
         return [Release(job)]
 
     def _purge(self, now: float) -> None:
-        for context in self.contexts.excess():
-            self.contexts.close(context)
-            self._restand(context.chain, now)
+        """Forget ended contexts whose own blocks are gone, and the oldest ones beyond the bounds."""
+        for context in self._draining:
+            if self._is_drained(context):
+                self._close(context, now)
+        self._draining.clear()
+        while (surplus := self.contexts.excess()) is not None:
+            self._close(surplus, now)
+
+    def _is_drained(self, context: Context) -> bool:
+        if context.standing is not Standing.ENDED or context.turns or self.contexts.get(context.id) is not context:
+            return False
+        # From both ends at once: policies evict a chain from its head or from its tail.
+        ends = zip(context.chain, reversed(context.chain), strict=True)
+        return not any(key in self._evictable and len(self.contexts.owners(key)) == 1 for pair in ends for key in pair)
+
+    def _close(self, context: Context, now: float) -> None:
+        for turn in context.turns:
+            del self._turns[turn]
+        self.contexts.close(context)
+        if context.standing is Standing.ENDED:
+            self.contexts.leave((key for key in context.chain if key in self._evictable), Standing.ENDED)
+        self._restand(context.chain, now)
 
     def _restand(self, keys: Iterable[Key], now: float) -> None:
         """Write the standing of evictable blocks anew, and tell the policy of those that it changed for."""
+        keys = [key for key in keys if key in self._evictable]
         changed = []
-        for key in keys:
-            if blocks := self._evictable.get(key):
-                standing = self.contexts.standing(key)
-                for block in blocks:
-                    if block.standing is not standing:
-                        block.standing = standing
-                        changed.append(block)
+        for key, standing in zip(keys, self.contexts.standings(keys), strict=True):
+            for block in self._evictable[key]:
+                if block.standing is not standing:
+                    block.standing = standing
+                    changed.append(block)
         if changed:
             self.policy.observe(BlocksRestood(tuple(changed)), now)
 
@@ -132,10 +159,11 @@ class Residency:
     def release(self, blocks: Iterable[Block], now: float) -> None:
         """The last reference to each of these is gone. They come in the host's order: a turn's tail first."""
         self._releases += 1
-        for block in blocks:
+        blocks = list(blocks)
+        for block, standing in zip(blocks, self.contexts.standings(block.key for block in blocks), strict=True):
             block.release = self._releases
             block.released_at = now
-            block.standing = self.contexts.standing(block.key)
+            block.standing = standing
             self.policy.offer(block, now)
             self._evictable.setdefault(block.key, {})[block] = None
 
@@ -172,6 +200,8 @@ class Residency:
         self._take_out(block)
         if block.key not in self._evictable:
             self.contexts.forget_key(block.key)
+            if block.standing is Standing.ENDED:
+                self._draining.update(self.contexts.owners(block.key))
 
     # Looking
 
@@ -184,7 +214,7 @@ class Residency:
 
     def users(self, key: Key) -> int:
         """How many contexts share an evictable block; 0 if it is not evictable."""
-        return max(len(self.contexts.owners(key)), 1) if key in self._evictable else 0
+        return len(self.contexts.owners(key)) if key in self._evictable else 0
 
     def spans(self, context_id: str) -> Sequence[Span]:
         """The evictable spans of a context, head first; empty for a context that is not known."""
@@ -200,13 +230,11 @@ class Residency:
             raise CheckFailed(f"{len(filed)} blocks are filed as evictable, the policy orders {len(self.policy)}")
         if len(filed) > self.capacity_blocks:
             raise CheckFailed(f"{len(filed)} evictable blocks > capacity {self.capacity_blocks}")
-        for block in filed:
+        for block, standing in zip(filed, self.contexts.standings(block.key for block in filed), strict=True):
             if block not in self.policy:
                 raise CheckFailed(f"{block} is filed as evictable, but the policy does not have it")
-            if block.standing is not self.contexts.standing(block.key):
-                raise CheckFailed(
-                    f"{block} stands as {block.standing.value}, its owners as {self.contexts.standing(block.key).value}"
-                )
+            if block.standing is not standing:
+                raise CheckFailed(f"{block} stands as {block.standing.value}, its owners as {standing.value}")
         running = {turn for context in self.contexts for turn in context.turns}
         if running != self._turns.keys():
             raise CheckFailed(f"contexts have {len(running)} turns open, the residency {len(self._turns)}")

@@ -1,0 +1,62 @@
+"""Policies are found by name, and a bad spec says what exists."""
+
+import pytest
+
+from agentcache.cost import CostModel, CostProfile
+from agentcache.errors import ConfigError
+from agentcache.policy import make_policy, names, parse_spec
+from agentcache.policy.admission import check_admission
+from agentcache.policy.asymcache import AsymCache
+
+COST = CostModel(CostProfile(c_lin=1e-4, c_att=1e-9), 16)
+
+
+def test_names_are_those_that_specs_use() -> None:
+    assert {"lru", "lru-holes", "asymcache", "asymcache-paper", "asymcache-periodic"} <= set(names())
+    for name in names():
+        assert make_policy(name, COST, 8).name == name
+
+
+def test_parse_spec() -> None:
+    assert parse_spec("lru") == ("lru", {})
+    assert parse_spec("asymcache: lifespan_s = 3, p=0.5") == ("asymcache", {"lifespan_s": "3", "p": "0.5"})
+
+
+def test_options_reach_the_policy() -> None:
+    policy = make_policy("asymcache:lifespan_s=1155,p=0.99,r=40", COST, 8)
+    assert isinstance(policy, AsymCache)
+    # alpha = -L/ln p, beta = alpha/r, tau0 = L(1 - 1/r), as printed for this setting.
+    assert (policy._alpha, policy._beta, policy._tau0) == pytest.approx((114_922, 2_873, 1_126), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("spec", "said", "hint"),
+    [
+        ("lfu", "unknown policy 'lfu'", "lru-holes"),
+        ("", "unknown policy ''", "lru"),
+        ("lru:p=1", "no option 'p'", "none"),
+        ("asymcache:q=1", "no option 'q'", "lifespan_s"),
+        ("asymcache:p", "'p' where option=value", "lifespan_s=30"),
+        ("asymcache:p=", "'p=' where option=value", "lifespan_s=30"),
+        ("asymcache:p=half", "p is 'half', expected a finite number", None),
+        ("asymcache:p=nan", "p is 'nan'", None),
+        ("asymcache:p=1", "p is 1.0", "0 < p < 1"),
+        ("asymcache:p=.1,p=.2", "gives p twice", None),
+        ("asymcache:lifespan_s=-1", "lifespan_s is -1.0", "lifespan_s >= 0"),
+        ("asymcache:online_lambda=maybe", "expected true or false", None),
+    ],
+)
+def test_a_bad_spec_is_refused(spec: str, said: str, hint: str | None) -> None:
+    with pytest.raises(ConfigError, match="nothing was started") as error:
+        make_policy(spec, COST, 8)
+    assert said in error.value.message
+    assert hint is None or hint in (error.value.hint or "")
+
+
+def test_admission() -> None:
+    assert check_admission("fcfs") == "fcfs"
+    with pytest.raises(ConfigError, match="not built yet") as planned:
+        check_admission("fixed-release:60")
+    assert "fcfs" in str(planned.value)
+    with pytest.raises(ConfigError, match="unknown"):
+        check_admission("lottery")
