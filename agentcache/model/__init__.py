@@ -1,7 +1,7 @@
 """The words of the product as types: block, context, span, events, decisions. Standard library only."""
 
 from agentcache.model.block import Block, Key, Standing
-from agentcache.model.context import Context, Span, spans
+from agentcache.model.context import Context, Span, shared, spans
 from agentcache.model.decisions import Chunk, Decision, Evict, Hold, Join, Release, Retain
 from agentcache.model.events import (
     BlocksEvicted,
@@ -53,5 +53,6 @@ __all__ = [
     "TurnFinished",
     "TurnPreempted",
     "TurnScheduled",
+    "shared",
     "spans",
 ]

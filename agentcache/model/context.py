@@ -1,6 +1,6 @@
 """A context: the chain of blocks of one session after its last turn; a span: a run of it that moves as one."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from agentcache.model.block import Key, Standing
@@ -49,3 +49,15 @@ def spans(context: Context, users: Callable[[Key], int]) -> Iterator[Span]:
             if sharers:
                 yield Span(context.id, head, index - 1, sharers)
             head, sharers = index, n
+
+
+def shared(a: Sequence[Key], b: Sequence[Key]) -> int:
+    """Length of the common prefix of two chains: O(log n), since an equal chained key means equal keys before it."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if a[middle - 1] == b[middle - 1]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

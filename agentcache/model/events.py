@@ -26,13 +26,14 @@ class JobStarted:
 
 @dataclass(frozen=True, slots=True)
 class TurnArrived:
-    """A request came in. `keys` are the keys of its full prompt blocks, in order."""
+    """A request came in. `keys` are those of its full prompt blocks, in order; `order_key`: lower runs earlier."""
 
     turn: str
     keys: tuple[Key, ...]
     job: str | None = None
     context: str | None = None
     tool: str | None = None  # the tool that has just run
+    order_key: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,10 @@
 """The book of contexts: which chains of blocks belong to which job, as the stream of turns has shown them."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
 from agentcache.errors import CheckFailed
-from agentcache.model import Context, Key, Standing, TurnArrived
+from agentcache.model import Context, Key, Standing, TurnArrived, shared
 
 # Several contexts may share a block: it stands as well as the liveliest of them.
 _LIVELIEST = (Standing.TOOL, Standing.END_TURN, Standing.UNKNOWN, Standing.SUPERSEDED, Standing.ENDED)
@@ -176,15 +176,3 @@ class ContextBook:
 
 _ANONYMOUS = "~"
 """Contexts that no hint names start with this; ids from hints carry a scope with a slash."""
-
-
-def shared(a: Sequence[Key], b: Sequence[Key]) -> int:
-    """Length of the common prefix of two chains: O(log n), since an equal chained key means equal keys before it."""
-    low, high = 0, min(len(a), len(b))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if a[middle - 1] == b[middle - 1]:
-            low = middle
-        else:
-            high = middle - 1
-    return low

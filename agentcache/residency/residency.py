@@ -19,9 +19,12 @@ from agentcache.model import (
     TurnArrived,
     TurnFinished,
     TurnPreempted,
+    TurnScheduled,
     spans,
 )
 from agentcache.policy.base import Policy
+from agentcache.policy.working_set import WorkingSetConfig
+from agentcache.residency.admission import WorkingSetAdmission
 from agentcache.residency.contexts import ContextBook
 
 _STANDING = {Stop.TOOL_USE: Standing.TOOL, Stop.END_TURN: Standing.END_TURN}
@@ -36,11 +39,18 @@ class Residency:
     monotonic clock.
     """
 
-    def __init__(self, policy: Policy, capacity_blocks: int, max_contexts: int = 4096) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        capacity_blocks: int,
+        max_contexts: int = 4096,
+        admission: WorkingSetConfig | None = None,
+    ) -> None:
         self.policy = policy
         self.capacity_blocks = capacity_blocks
         # A context that fell out of memory long ago costs only bookkeeping: chains may be 16 times the pool.
         self.contexts = ContextBook(max_contexts, max_keys=16 * capacity_blocks)
+        self.admission = WorkingSetAdmission(admission, capacity_blocks, self.contexts) if admission else None
         self.ignored_events = 0
         self.evicted_blocks = 0
         self.reused_blocks = 0
@@ -57,12 +67,16 @@ class Residency:
         match event:
             case TurnArrived():
                 self._arrived(event, now)
+            case TurnScheduled(turn) if self.admission:
+                self.admission.scheduled(turn)
             case TurnFinished():
                 decisions = self._finished(event, now)
             case TurnAborted(turn):
                 self._closed(turn, now)
             case TurnPreempted(turn):
                 self.ignored_events += turn not in self._turns
+                if self.admission:
+                    self.admission.preempted(turn, now)
             case JobFinished(job):
                 decisions = self._ended(job, now)
         self.policy.observe(event, now)
@@ -76,12 +90,14 @@ class Residency:
         context = self.contexts.resolve(event)
         context.turns.add(event.turn)
         self._turns[event.turn] = context
+        if self.admission:
+            self.admission.arrived(event.turn, context, event.keys, event.order_key, now)
         if context.standing is Standing.ENDED:  # it was not the end
             context.standing = Standing.UNKNOWN
             self._restand(context.chain, now)
 
     def _finished(self, event: TurnFinished, now: float) -> list[Decision]:
-        context = self._closed(event.turn, now)
+        context = self._closed(event.turn, now, len(event.keys))
         if context is None:
             return []
         dropped = self.contexts.rewrite(context, event.keys)
@@ -98,13 +114,15 @@ class Residency:
         self._restand((*dropped, *context.chain), now)
         return [Release(context.job)] if context.standing is Standing.ENDED else []
 
-    def _closed(self, turn: str, now: float) -> Context | None:
+    def _closed(self, turn: str, now: float, final_blocks: int | None = None) -> Context | None:
         context = self._turns.pop(turn, None)
         if context is None:
             self.ignored_events += 1
             return None
         context.turns.discard(turn)
         context.idle_since = now
+        if self.admission:
+            self.admission.closed(turn, final_blocks)
         return context
 
     def _ended(self, job: str, now: float) -> list[Decision]:
@@ -115,6 +133,8 @@ class Residency:
         for context in family:
             context.standing = Standing.ENDED
             self._restand(context.chain, now)
+        if self.admission:
+            self.admission.ended()
         self._draining.update(family)
         return [Release(job)]
 
@@ -137,6 +157,8 @@ class Residency:
     def _close(self, context: Context, now: float) -> None:
         for turn in context.turns:
             del self._turns[turn]
+            if self.admission:
+                self.admission.closed(turn)
         self.contexts.close(context)
         if context.standing is Standing.ENDED:
             self.contexts.leave((key for key in context.chain if key in self._evictable), Standing.ENDED)
@@ -153,6 +175,16 @@ class Residency:
                     changed.append(block)
         if changed:
             self.policy.observe(BlocksRestood(tuple(changed)), now)
+
+    # Admission
+
+    def admit(self, now: float) -> list[Decision]:
+        """Apply the rule of admission; returns the jobs that joined or are held since it was last applied."""
+        return self.admission.decide(now) if self.admission else []
+
+    def may_run(self, turn: str) -> bool:
+        """Whether admission lets a queued turn run, as of the last `admit`."""
+        return self.admission is None or self.admission.may_run(turn)
 
     # Block traffic
 
@@ -225,6 +257,8 @@ class Residency:
         """Recount everything; raise `CheckFailed` with the equation that does not hold."""
         self.policy.check()
         self.contexts.check()
+        if self.admission:
+            self.admission.check()
         filed = [block for copies in self._evictable.values() for block in copies]
         if len(filed) != len(self.policy):
             raise CheckFailed(f"{len(filed)} blocks are filed as evictable, the policy orders {len(self.policy)}")

@@ -6,7 +6,7 @@ from agentcache.cost.model import CostModel
 from agentcache.cost.prior import ModelShape, flop_prior
 from agentcache.cost.profile import CostProfile
 from agentcache.policy import make_policy
-from agentcache.policy.admission import check_admission
+from agentcache.policy.admission import parse_admission
 from agentcache.residency import Residency
 from agentcache.vllm_plugin.block_pool import ResidencyBlockPool
 from agentcache.vllm_plugin.compat import BlockPool, FullAttentionManager, KVCacheManager, adopt, init_logger
@@ -26,7 +26,6 @@ def attach(scheduler: Any, options: EngineOptions) -> Host:
     Raises `ConfigError` for an unknown policy, admission or profile, `Unsupported` where another plug-in was first.
     """
     config = scheduler.vllm_config
-    check_admission(options.admission)
     profile = (
         CostProfile.load(options.profile)
         if options.profile
@@ -34,7 +33,7 @@ def attach(scheduler: Any, options: EngineOptions) -> Host:
     )
     capacity = scheduler.kv_cache_manager.block_pool.num_gpu_blocks - 1  # one is vLLM's null block
     policy = make_policy(options.policy, CostModel(profile, scheduler.block_size), capacity)
-    host = Host(Residency(policy, capacity, options.max_contexts))
+    host = Host(Residency(policy, capacity, options.max_contexts, parse_admission(options.admission)))
 
     fused = options.mode == "fused" and runs_fused_worker(config)
     if options.mode == "fused" and not fused:
@@ -44,8 +43,9 @@ def attach(scheduler: Any, options: EngineOptions) -> Host:
     adopt(manager.group, FullAttentionManager, HoleFillingManager).attach()
     adopt(manager.block_pool, BlockPool, ResidencyBlockPool).attach(host)
     logger.info(
-        "AgentCache: policy %s, reuse %s, mode %s, %d blocks",
+        "AgentCache: policy %s, admission %s, reuse %s, mode %s, %d blocks",
         options.policy,
+        options.admission,
         policy.reuse,
         "fused" if fused else "sequential",
         capacity,

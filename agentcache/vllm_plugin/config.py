@@ -12,7 +12,7 @@ class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `policy`: name of an eviction policy, with options after a colon (`asymcache:lifespan_s=30`).
     `mode`: `fused` rebuilds several holes of a request in one step, where our worker class runs; `sequential` one.
-    `admission`: which turns may run; `fcfs` is vLLM's own order.
+    `admission`: which turns may run: `fcfs` is vLLM's own order, `working-set` holds jobs that do not fit the pool.
     `profile`: path of a cost profile (agentcache-cost/1); None estimates from the model's shape.
     `max_contexts`: idle contexts remembered.
     `on_unsupported`: `refuse` stops start-up where reuse cannot be exact, `stock` runs stock prefix caching instead.

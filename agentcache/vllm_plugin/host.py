@@ -33,7 +33,7 @@ class Host:
     def arrived(self, request: Request) -> None:
         hints = read_hints(request)
         keys = tuple(request.block_hashes)
-        self.observe(TurnArrived(request.request_id, keys, hints.job, hints.context, hints.tool_ran))
+        self.observe(TurnArrived(request.request_id, keys, hints.job, hints.context, hints.tool_ran, request.priority))
 
     def preempted(self, request: Request) -> None:
         self.observe(TurnPreempted(request.request_id))

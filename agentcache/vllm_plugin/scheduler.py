@@ -46,7 +46,16 @@ class ResidencyScheduling:
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
         if self.agentcache:
             self.agentcache.tick()
+            for decision in self.agentcache.residency.admit(self.agentcache.now):
+                logger.debug("AgentCache: %s", decision)
         return super().schedule(*args, **kwargs)
+
+    def _handle_blocked_waiting_request(self, request: Request) -> bool:
+        """vLLM's own question whether a queued request can run: one that says no keeps its place and is asked again."""
+        if self.agentcache and not self.agentcache.residency.may_run(request.request_id):
+            return False
+        ready: bool = super()._handle_blocked_waiting_request(request)
+        return ready
 
     def _reserve_prefill_lookahead(self, request: Request, num_computed_tokens: int, num_new_tokens: int) -> int:
         """vLLM's own last word on the size of a chunk: not more than the holes of this step hold."""

@@ -5,7 +5,6 @@ import pytest
 from agentcache.cost import CostModel, CostProfile
 from agentcache.errors import ConfigError
 from agentcache.policy import make_policy, names, parse_spec
-from agentcache.policy.admission import check_admission
 from agentcache.policy.asymcache import AsymCache
 
 COST = CostModel(CostProfile(c_lin=1e-4, c_att=1e-9), 16)
@@ -51,12 +50,3 @@ def test_a_bad_spec_is_refused(spec: str, said: str, hint: str | None) -> None:
         make_policy(spec, COST, 8)
     assert said in error.value.message
     assert hint is None or hint in (error.value.hint or "")
-
-
-def test_admission() -> None:
-    assert check_admission("fcfs") == "fcfs"
-    with pytest.raises(ConfigError, match="not built yet") as planned:
-        check_admission("fixed-release:60")
-    assert "fcfs" in str(planned.value)
-    with pytest.raises(ConfigError, match="unknown"):
-        check_admission("lottery")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from agentcache.model import Context, Key, Standing, TurnArrived
-from agentcache.residency.contexts import ContextBook, shared
+from agentcache.model import Context, Key, Standing, TurnArrived, shared
+from agentcache.residency.contexts import ContextBook
 
 
 def chain(text: str) -> tuple[Key, ...]:

@@ -71,7 +71,7 @@ def main() -> None:
     view = EngineView(engine)
     events: list[Any] = []
     view.listen(lambda event, now: events.append(event))
-    outcome: dict[str, Any] = {"classes": view.classes(), "tokens": {}, "cached": [], "aborted": 0}
+    outcome: dict[str, Any] = {"classes": view.classes(), "tokens": {}, "cached": [], "aborted": 0, "held": 0}
     rng = random.Random(1)
     for number, batch in enumerate(prompts(spec.get("seed", 3))[: spec.get("batches", 14)]):
         for row, tokens in enumerate(batch):
@@ -79,12 +79,16 @@ def main() -> None:
             params = SamplingParams(temperature=float(n > 1), seed=row, max_tokens=8, ignore_eos=True, n=n)
             engine.add_request(f"{number}-{row}", {"prompt_token_ids": tokens}, params)
         steps = 0
+        core = view.host and view.host.residency
         while engine.has_unfinished_requests():
             steps += 1
             if spec.get("abort") and steps == 2 and number % 2:
                 engine.abort_request([f"{number}-{rng.randrange(len(batch))}"])
                 outcome["aborted"] += 1
-            for output in engine.step():
+            outputs = engine.step()
+            if core and core.admission:
+                outcome["held"] += len(core.admission.choice.held)
+            for output in outputs:
                 if output.finished:
                     texts = [list(choice.token_ids) for choice in output.outputs]
                     outcome["tokens"][output.request_id.split("_")[-1]] = texts

@@ -66,6 +66,12 @@ def test_aborts_leave_no_block_behind(stock: dict[str, Any]) -> None:
     assert outcome["tokens"].items() <= stock["tokens"].items()
 
 
+def test_admission_by_working_set_holds_turns_and_changes_no_token(stock: dict[str, Any]) -> None:
+    outcome = run(engine=ours("asymcache", admission="working-set:release_s=0"), pool=40)
+    assert outcome["held"] > 0
+    assert outcome["tokens"] == stock["tokens"]
+
+
 def test_two_samples_of_a_prompt_share_its_blocks() -> None:
     # vLLM's seeded sampling fails on a CPU when a prompt is computed in parts, so the budget holds whole prompts.
     spec = {"n": 2, "batches": 8, "chunk": 8192}
