@@ -1,0 +1,1 @@
+"""Readers of agent traces: every format becomes the typed sessions of `trace`."""

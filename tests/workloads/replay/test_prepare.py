@@ -1,0 +1,124 @@
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from agentcache_workloads.replay.plan import Selection
+from agentcache_workloads.replay.prepare import Options, parse_seeds, prepare, split_specs
+
+from agentcache.errors import AgentCacheError, ConfigError, InputError
+
+
+@pytest.fixture
+def options(tiny: Path, tmp_path: Path) -> Options:
+    """Options that are fine, on a model that is only looked at."""
+    model = tmp_path / "model"
+    model.mkdir()
+    config = {
+        "vocab_size": 512,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 8192,
+    }
+    (model / "config.json").write_text(json.dumps(config))
+    return Options(
+        trace=tiny,
+        engine="vllm",
+        policies="vllm-lru,lru-holes,asymcache:lifespan_s=30,p=0.5",
+        admission="fcfs,working-set:release_s=3",
+        selection=Selection(),
+        slots=3,
+        arrival="closed",
+        cache_tokens=5100,
+        tokens_per_block=2,
+        time_scale=0.1,
+        seeds="1,2",
+        hints=True,
+        model=str(model),
+        dtype="float32",
+        block_size=32,
+        max_batched_tokens=512,
+        profile=None,
+        mode="fused",
+        json=None,
+        html=None,
+    )
+
+
+def test_rows_of_a_seed_stand_together_and_stock_has_one_admission(options: Options) -> None:
+    prepared = prepare(options)
+    ws = "working-set:release_s=3"
+    asymcache = "asymcache:lifespan_s=30,p=0.5"
+    rows = [("vllm-lru", "fcfs"), ("lru-holes", "fcfs"), ("lru-holes", ws), (asymcache, "fcfs"), (asymcache, ws)]
+    assert [(s.seed, s.policy, s.admission) for s in prepared.specs] == [(n, *row) for n in (1, 2) for row in rows]
+    assert [spec.stock for spec in prepared.specs[:2]] == [True, False]
+    assert {spec.cache_blocks for spec in prepared.specs} == {5100 // 32}
+    assert prepared.plan.calls == 64
+    assert 0 < prepared.live_pool < 3
+
+
+def test_twice_the_pool_is_half_the_pressure(options: Options) -> None:
+    small, large = (prepare(dataclasses.replace(options, cache_tokens=n)).live_pool for n in (5120, 10240))
+    assert small == pytest.approx(2 * large)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        ({"engine": "http"}, ConfigError, "--engine 'http' is not available"),
+        ({"arrival": "poisson:2"}, ConfigError, "--arrival 'poisson:2' is not available"),
+        ({"dtype": "int3"}, ConfigError, "--dtype 'int3'"),
+        ({"mode": "quantum"}, ConfigError, "--mode 'quantum'"),
+        ({"policies": "vllm-lru,best"}, ConfigError, "policy 'best' is not available"),
+        ({"policies": ","}, ConfigError, "--policies is ','"),
+        ({"policies": "lru,lru"}, ConfigError, "each once"),
+        ({"policies": "asymcache:wrong=1"}, ConfigError, "no option 'wrong'"),
+        ({"admission": "program"}, ConfigError, "not built yet"),
+        ({"admission": "whatever"}, ConfigError, "is unknown"),
+        ({"seeds": "1,x"}, ConfigError, "--seeds is '1,x'"),
+        ({"block_size": 24}, ConfigError, "--block-size is 24"),
+        ({"cache_tokens": 4700}, ConfigError, "--cache-tokens 4700 is 146 blocks of 32 tokens, expected at least"),
+        ({"tokens_per_block": 64, "cache_tokens": 10**6}, ConfigError, "takes 8191"),
+        ({"selection": Selection(sessions=99)}, ConfigError, "99 were asked for"),
+        ({"model": "no/such/folder"}, InputError, "no model folder"),
+        ({"trace": Path("none.jsonl")}, InputError, "cannot be read"),
+        ({"profile": Path("none.json")}, ConfigError, "cost profile none.json cannot be read"),
+        ({"json": Path("/no/such/folder/x.json")}, ConfigError, "--json /no/such/folder/x.json cannot be written"),
+        ({"json": Path("same"), "html": Path("same")}, ConfigError, "--json and --html are both same"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_starts(
+    options: Options, change: dict[str, Any], error: type[AgentCacheError], says: str
+) -> None:
+    with pytest.raises(error) as caught:
+        prepare(dataclasses.replace(options, **change))
+    assert says in str(caught.value)
+
+
+def test_a_pool_of_just_enough_blocks_is_taken(options: Options) -> None:
+    with pytest.raises(ConfigError) as caught:
+        prepare(dataclasses.replace(options, cache_tokens=64))
+    assert caught.value.hint
+    enough = int(caught.value.hint.split()[2])
+    assert prepare(dataclasses.replace(options, cache_tokens=enough)).specs
+    with pytest.raises(ConfigError):
+        prepare(dataclasses.replace(options, cache_tokens=enough - 1))
+
+
+def test_a_model_without_a_vocabulary(options: Options) -> None:
+    config = Path(options.model) / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "vocab_size": None}))
+    with pytest.raises(InputError, match="vocab_size None"):
+        prepare(options)
+
+
+def test_splitting() -> None:
+    assert split_specs("--policies", "a, b:x=1,y=2 ,c:z=3", []) == ["a", "b:x=1,y=2", "c:z=3"]
+    assert parse_seeds("3, 1,2") == [3, 1, 2]
+    for text in ("", "1,1", "-1", "1.5", "²"):
+        with pytest.raises(ConfigError):
+            parse_seeds(text)

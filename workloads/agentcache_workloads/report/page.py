@@ -1,0 +1,103 @@
+"""Writes the report of a replay: one HTML file that needs nothing else."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from agentcache.errors import ConfigError, InputError
+from agentcache_workloads.report.plots import latency_cdf, token_bars
+from agentcache_workloads.report.summary import common, field, rows, verdict
+
+SCHEMA = "agentcache-replay/1"
+FACTS = {
+    "engine": "Engine",
+    "jobs": "Jobs",
+    "calls": "Calls",
+    "slots": "Slots (jobs open at once)",
+    "cache_tokens": "Cache, tokens",
+    "live_pool": "Live contexts / pool",
+    "admission": "Admission",
+    "hints": "Hints",
+    "output_mode": "Outputs",
+    "profile": "Cost profile",
+}
+"""Fields of the runs that the page states once, where all runs agree."""
+
+
+def write_report(result: Mapping[str, Any], path: str | Path) -> None:
+    """Write the page of an `agentcache-replay/1` object to `path`, whole or not at all.
+
+    Beyond the schema, `result["command"]` is shown as the way to run it again, and `run["job_latencies_s"]` gives the
+    distribution plot. Raises `InputError` for another schema or no runs, `ConfigError` where `path` cannot be written.
+    """
+    if result.get("schema") != SCHEMA:
+        raise InputError(f"schema is {result.get('schema')!r}, expected {SCHEMA!r}; no report was written")
+    if not result.get("runs"):
+        raise InputError("the result has no runs; no report was written")
+    page = render(result)
+    partial = Path(f"{path}.partial")
+    try:
+        partial.write_text(page, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise ConfigError(
+            f"the report cannot be written to {path}: {error.strerror}; the page is lost",
+            hint="name a file in a folder that exists and is writable",
+        ) from error
+
+
+def render(result: Mapping[str, Any]) -> str:
+    """The page as a string."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("agentcache_workloads.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = number
+    environment.globals["field"] = field
+    runs = result["runs"]
+    table = rows(runs)
+    return environment.get_template("page.html.j2").render(
+        verdict=verdict(table),
+        facts=_facts(result),
+        command=result.get("command"),
+        table=table,
+        runs=runs,
+        cdf=latency_cdf(table),
+        bars=token_bars(table),
+        seeds=len({run.get("seed") for run in runs}),
+        live_pool=common(runs, "live_pool"),
+        output_mode=common(runs, "output_mode"),
+        errors=sum(run.get("errors") or 0 for run in runs),
+    )
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number for a table's cell, with thousands apart; a dash for what is not known."""
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def _facts(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    named = {title: result.get(key) for key, title in (("trace", "Trace"), ("host", "Host"), ("commit", "Commit"))}
+    named |= {title: common(result["runs"], key) for key, title in FACTS.items()}
+    named["Seeds"] = sorted({run["seed"] for run in result["runs"] if run.get("seed") is not None}) or None
+    return [(title, _plain(value)) for title, value in named.items() if value is not None]
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key.replace('_', ' ')} {_plain(item)}" for key, item in value.items() if item is not None)
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_plain, value))
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, float):
+        return f"{value:,.2f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
