@@ -1,0 +1,79 @@
+"""The documents keep their promises: commands parse, links lead somewhere, versions agree."""
+
+import re
+import shlex
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+import agentcache
+from agentcache.cli.main import app
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PAGES = sorted(
+    page
+    for page in (
+        *ROOT.glob("*.md"),
+        *(p for top in ("docs", "workloads", "kernels") for p in (ROOT / top).rglob("*.md")),
+    )
+)
+
+
+def code_lines(text: str) -> list[str]:
+    """The lines of all fenced blocks, continued lines joined, prompts and comments off."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    joined = "\n".join(blocks).replace("\\\n", " ")
+    return [line.removeprefix("$ ").partition(" #")[0].strip() for line in joined.splitlines()]
+
+
+def section(title: str) -> str:
+    return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def test_two_commands_set_it_up() -> None:
+    first_block = re.findall(r"^```\w*\n.*?^```", section("Quick start"), flags=re.MULTILINE | re.DOTALL)[0]
+    assert code_lines(first_block) == ["make demo", "make test"]
+
+
+def test_make_knows_every_target_that_is_named() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    for page in PAGES:
+        text = page.read_text()
+        named = {match for line in code_lines(text) for match in re.findall(r"^make ([a-z]+)", line)}
+        named |= set(re.findall(r"`make ([a-z]+)`", text))
+        assert named <= targets, f"{page} names {named - targets}"
+
+
+COMMANDS = sorted({line for page in PAGES for line in code_lines(page.read_text()) if line.startswith("agentcache ")})
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_parses(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    group: Any = typer.main.get_command(app)
+    context = group.make_context("agentcache", [], resilient_parsing=True)
+    name, command, args = group.resolve_command(context, shlex.split(line)[1:])
+    command.make_context(name, args)  # raises for a flag that the command does not have, or a value it cannot take
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_relative_links_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"", page.read_text())
+    files = [target.partition("#")[0] for pair in targets for target in pair if target and "://" not in target]
+    assert [file for file in files if file and not (page.parent / file).exists()] == []
+
+
+def test_versions_agree_and_the_changelog_knows_this_one() -> None:
+    stated = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert agentcache.__version__ == stated == version("agentcache-vllm")
+    assert re.search(rf"^## \[{re.escape(stated)}\]", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
+
+
+def test_nobody_is_told_to_install_the_other_product() -> None:
+    for page in PAGES:
+        assert not re.search(r"pip install [^\n`]*\bagentcache\b(?!-vllm)", page.read_text()), page
