@@ -4,10 +4,15 @@ The path of one request: `scheduler` (arrives, is scheduled, finishes) -> `kv_ma
 allocation of only its holes) -> `block_pool` and `free_queue` (the policy's order) -> `host` (the core's residency).
 """
 
+loaded_by_vllm = False
+"""Whether vLLM has called `register` in this process."""
+
 
 def register() -> None:
     """Entry point `vllm.general_plugins`: vLLM calls it once in each of its processes, possibly more than once.
 
-    It changes nothing: AgentCache is switched on by naming its scheduler class (`agentcache serve` does), so that an
-    engine without those flags runs stock classes. What vLLM gains by the call is a plug-in that it lists at start-up.
+    It only notes the call: AgentCache is switched on by naming its scheduler class (`agentcache serve` does), so that
+    an engine without those flags runs stock classes. What vLLM gains is a plug-in that it lists at start-up.
     """
+    global loaded_by_vllm
+    loaded_by_vllm = True

@@ -4,7 +4,10 @@ from typing import Any, Literal
 
 import msgspec
 
+from agentcache.cost import CostModel, CostProfile
 from agentcache.errors import ConfigError
+from agentcache.policy import make_policy
+from agentcache.policy.admission import parse_admission
 
 
 class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,3 +48,10 @@ def load_options(additional_config: Any) -> EngineOptions:
     if options.max_contexts < 1:
         raise ConfigError(f"max_contexts is {options.max_contexts}, expected at least 1; not started", hint)
     return options
+
+
+def check_options(options: EngineOptions) -> None:
+    """Try what an engine would do with the options at start-up, before one is started. Raises `ConfigError`."""
+    parse_admission(options.admission)
+    profile = CostProfile.load(options.profile) if options.profile else CostProfile(c_lin=1.0, c_att=1.0)
+    make_policy(options.policy, CostModel(profile, block_size=16), capacity_blocks=1)

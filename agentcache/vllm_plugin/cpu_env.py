@@ -14,6 +14,9 @@ CPU_ENV = {
     "PYTHONWARNINGS": "ignore",
 }
 
+SERVER_ENV = {name: CPU_ENV[name] for name in ("VLLM_CPU_KVCACHE_SPACE", "TORCHDYNAMO_DISABLE", "VLLM_NO_USAGE_STATS")}
+"""What a server on a CPU needs of it; it keeps its own processes and its log."""
+
 
 def prepare(threads: int | None = None) -> None:
     """Set what the user has not set; to be called before vLLM is imported.

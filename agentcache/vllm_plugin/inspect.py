@@ -67,10 +67,10 @@ class EngineView:
         self.pool.evict_blocks(set(block_ids))
 
     def poison(self, block_ids: Iterable[int], value: float = math.nan) -> None:
-        """Overwrite the K/V of blocks in every layer. Cache tensors have the block as their first dimension."""
+        """Overwrite the K/V of free blocks in every layer. Cache tensors have the block as their first dimension."""
+        ids = list(block_ids)
         for cache in self.runner.kv_caches:
-            for block_id in block_ids:
-                cache[block_id].fill_(value)
+            cache[ids] = value
 
     def check(self) -> None:
         """All blocks are free and every book balances; raise `CheckFailed` otherwise. For an idle engine."""

@@ -1,0 +1,47 @@
+"""The command `agentcache serve`: vLLM's OpenAI server with AgentCache on."""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def serve(
+    ctx: typer.Context,
+    model: Annotated[str, typer.Argument(help="A model, as vLLM takes it, or tiny-llama, tiny-qwen3, tiny-moe.")],
+    policy: Annotated[str | None, typer.Option(help="Eviction policy.")] = None,
+    admission: Annotated[str | None, typer.Option(help="Which turns may run: fcfs or working-set.")] = None,
+    mode: Annotated[str | None, typer.Option(help="Several holes a step (fused) or one (sequential).")] = None,
+    profile: Annotated[Path | None, typer.Option(help="Cost profile; default estimated from the model.")] = None,
+    print_config: Annotated[bool, typer.Option(help="Print the command line and stop.")] = False,
+) -> None:
+    """Start vLLM's OpenAI server with AgentCache on; every other flag goes to vLLM."""
+    from agentcache.vllm_plugin.config import check_options, load_options
+    from agentcache.vllm_plugin.models import RECIPES, model_dir
+    from agentcache.vllm_plugin.serve import SERVER, on_cpu, server_argv
+
+    given: dict[str, Any] = {
+        "policy": policy,
+        "admission": admission,
+        "mode": mode,
+        "profile": str(profile.resolve()) if profile else None,
+    }
+    options = {key: value for key, value in given.items() if value is not None}
+    argv = server_argv(model_dir(model) if model in RECIPES else model, options, ctx.args)
+    config = json.loads(argv[argv.index("--additional-config") + 1])
+    check_options(load_options(config))
+    if print_config:
+        print(json.dumps({"argv": argv, "server": SERVER, "additional_config": config}, indent=1))
+        return
+    if on_cpu():
+        from agentcache.vllm_plugin.cpu_env import SERVER_ENV
+
+        for name, value in SERVER_ENV.items():
+            os.environ.setdefault(name, value)
+    os.execv(argv[0], argv)
+
+
+# Flags that are not ours are vLLM's.
+serve.context_settings = {"allow_extra_args": True, "ignore_unknown_options": True}  # type: ignore[attr-defined]

