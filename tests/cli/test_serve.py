@@ -1,0 +1,158 @@
+"""`agentcache serve`: what it refuses before vLLM starts, what it starts, and the server itself."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from agentcache.cli.main import app
+
+pytest.importorskip("vllm", reason="the server is vLLM's")
+
+START_S = 300
+
+
+def invoke(*args: str) -> Any:
+    return CliRunner().invoke(app, ["serve", *args])
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    (tmp_path / "config.json").write_text("{}")
+    return str(tmp_path)
+
+
+def test_print_config_shows_what_would_run(model: str) -> None:
+    done = invoke(model, "--policy", "asymcache:p=0.4", "--max-model-len", "64", "--print-config", "-tp", "2")
+    assert done.exit_code == 0
+    shown = json.loads(done.stdout)
+    assert shown["additional_config"] == {"agentcache": {"policy": "asymcache:p=0.4"}}
+    assert shown["argv"][3:5] == ["--model", model]
+    assert shown["argv"][-4:] == ["--max-model-len", "64", "-tp", "2"]
+
+
+def test_the_process_becomes_the_server(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    started: list[Any] = []
+    monkeypatch.setattr(os, "execv", lambda path, argv: started.append((path, argv)))
+    assert invoke(model, "--port", "8123").exit_code == 0
+    ((path, argv),) = started
+    assert path == argv[0] == sys.executable
+    assert argv[-2:] == ["--port", "8123"]
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("--policy", "asymcash"), "known policies"),
+        (("--policy", "lru:p=1"), "no option 'p'"),
+        (("--policy", "asymcache:p=much"), "expected a finite number"),
+        (("--mode", "quick"), "quick"),
+        (("--admission", "program"), "not built yet"),
+        (("--admission", "best"), "is unknown"),
+        (("--profile", "/nowhere.json"), "cannot be read"),
+        (("--scheduler-cls", "x.Y"), "--scheduler-cls contradicts"),
+        (("--no-enable-prefix-caching",), "--no-enable-prefix-caching contradicts"),
+        (("--additional-config", "{"), "expected a JSON object"),
+        (("--additional-config", '{"agentcache": {"polcy": "lru"}}'), "unknown keys polcy"),
+        (("--additional-config", '{"agentcache": {"policy": "asymcash"}}'), "known policies"),
+    ],
+)
+def test_bad_input_is_a_sentence_and_starts_nothing(
+    model: str, args: tuple[str, ...], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("vLLM was started"))
+    done = invoke(model, *args)
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert says in done.stderr
+    assert "error: " in done.stderr
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A server on tiny-llama; its whole process group is gone afterwards."""
+    port = free_port()
+    log = tmp_path_factory.mktemp("server") / "log"
+    code = "from agentcache.cli.main import main; main()"
+    flags = ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "1024", "--dtype", "float32"]
+    flags += ["--enforce-eager", "--max-num-seqs", "4", "--block-size", "32", "--enable-prompt-tokens-details"]
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, "serve", "tiny-llama", "--policy", "lru-holes", *flags],
+            env=os.environ | {"VLLM_CPU_CI_ENV": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client:
+            wait_until_healthy(client, process, log)
+            yield client
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+    finally:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)  # raises where the group is empty, as it should be
+        except ProcessLookupError:
+            pass
+        process.wait()
+
+
+def wait_until_healthy(client: httpx.Client, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        try:
+            if client.get("/health").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.5)
+    pytest.fail(f"no server: {log.read_text(errors='replace')[-3000:]}")
+
+
+@pytest.mark.vllm
+def test_a_second_turn_of_a_job_meets_its_context(server: httpx.Client) -> None:
+    prompt = [5 + i % 400 for i in range(300)]
+    body = {"model": server.get("/v1/models").json()["data"][0]["id"], "temperature": 0, "max_tokens": 8}
+    hints = {"job_id": "job-1", "this_func_call": "bash", "is_last_step": 0}
+    usages = []
+    texts = []
+    for turn in range(2):
+        answer = server.post(
+            "/v1/completions", json={**body, "prompt": prompt, "vllm_xargs": hints | {"is_last_step": turn}}
+        )
+        assert answer.status_code == 200, answer.text
+        usages.append(answer.json()["usage"])
+        texts.append(answer.json()["choices"][0]["text"])
+    assert usages[1]["prompt_tokens"] == 300
+    assert usages[1]["prompt_tokens_details"]["cached_tokens"] == 288  # nine whole blocks of 32
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.vllm
+def test_no_hint_is_required(server: httpx.Client) -> None:
+    body = {"messages": [{"role": "user", "content": "list the files"}], "max_tokens": 4}
+    answer = server.post(
+        "/v1/chat/completions", json={**body, "model": server.get("/v1/models").json()["data"][0]["id"]}
+    )
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["usage"]["completion_tokens"] == 4
