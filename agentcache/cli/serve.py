@@ -2,15 +2,20 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from agentcache.errors import ConfigError
+
+HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+
 
 def serve(
     ctx: typer.Context,
-    model: Annotated[str, typer.Argument(help="A model, as vLLM takes it, or tiny-llama, tiny-qwen3, tiny-moe.")],
+    model: Annotated[str, typer.Argument(help="A model folder, a hub name (org/model), or tiny-llama, ...")],
     policy: Annotated[str | None, typer.Option(help="Eviction policy.")] = None,
     admission: Annotated[str | None, typer.Option(help="Which turns may run: fcfs or working-set.")] = None,
     mode: Annotated[str | None, typer.Option(help="Several holes a step (fused) or one (sequential).")] = None,
@@ -19,7 +24,6 @@ def serve(
 ) -> None:
     """Start vLLM's OpenAI server with AgentCache on; every other flag goes to vLLM."""
     from agentcache.vllm_plugin.config import check_options, load_options
-    from agentcache.vllm_plugin.models import RECIPES, model_dir
     from agentcache.vllm_plugin.serve import SERVER, on_cpu, server_argv
 
     given: dict[str, Any] = {
@@ -29,7 +33,7 @@ def serve(
         "profile": str(profile.resolve()) if profile else None,
     }
     options = {key: value for key, value in given.items() if value is not None}
-    argv = server_argv(model_dir(model) if model in RECIPES else model, options, ctx.args)
+    argv = server_argv(_served(model), options, ctx.args)
     config = json.loads(argv[argv.index("--additional-config") + 1])
     check_options(load_options(config))
     if print_config:
@@ -41,6 +45,17 @@ def serve(
         for name, value in SERVER_ENV.items():
             os.environ.setdefault(name, value)
     os.execv(argv[0], argv)
+
+
+def _served(model: str) -> str:
+    """The model as vLLM takes it: a folder that is one, or a hub name that vLLM will look up."""
+    from agentcache.vllm_plugin.models import model_dir
+
+    if model.startswith("-"):
+        raise ConfigError(f"{model} stands where the model was expected; nothing was started", "put the model first")
+    if HUB_NAME.fullmatch(model) and not Path(model).exists():
+        return model
+    return model_dir(model)
 
 
 # Flags that are not ours are vLLM's.

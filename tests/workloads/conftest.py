@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from agentcache_workloads.readers.trace import Call, Meta, Parent, Session
 
 DATA = Path(__file__).parents[2] / "workloads" / "data"

@@ -6,11 +6,11 @@ They change only when a policy, the cost model or the trace changes, and then fo
 from pathlib import Path
 
 import pytest
-from agentcache_workloads.replay.plan import Selection, load_plan
-from agentcache_workloads.replay.recorded import recorded_turns
 
 from agentcache.cost import CostModel, CostProfile
 from agentcache.sim.fixed import FixedRun, run_fixed
+from agentcache_workloads.replay.plan import Selection, load_plan
+from agentcache_workloads.replay.recorded import recorded_turns
 
 TRACE = Path(__file__).parents[2] / "workloads" / "data" / "cc_weka.cut.jsonl.zst"
 H20_LIKE = CostProfile(c_lin=1.80e-4, c_att=3.54e-9)

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agentcache_workloads.readers.agentkv import read_trace
-from agentcache_workloads.readers.trace import Parent
 
 from agentcache.errors import InputError
+from agentcache_workloads.readers.agentkv import read_trace
+from agentcache_workloads.readers.trace import Parent
 
 META = {
     "kind": "meta",

@@ -1,10 +1,10 @@
 from pathlib import Path
 
 import pytest
-from agentcache_workloads.readers.agentkv import read_trace
-from agentcache_workloads.readers.cut import cut_trace, sha_order
 
 from agentcache.errors import InputError
+from agentcache_workloads.readers.agentkv import read_trace
+from agentcache_workloads.readers.cut import cut_trace, sha_order
 
 
 def test_a_cut_keeps_the_structure(demo_trace: Path) -> None:

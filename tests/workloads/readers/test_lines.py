@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from agentcache_workloads.readers.lines import numbered_lines
 
 from agentcache.errors import InputError
+from agentcache_workloads.readers.lines import numbered_lines
 
 TEXT = "".join(f"line {i} {'x' * (i % 97)}\n" for i in range(5000))
 

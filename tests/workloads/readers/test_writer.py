@@ -1,12 +1,12 @@
 from pathlib import Path
 
 import pytest
-from agentcache_workloads.readers.agentkv import read_trace
-from agentcache_workloads.readers.writer import common_prefix, write_trace
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agentcache.errors import InputError
+from agentcache_workloads.readers.agentkv import read_trace
+from agentcache_workloads.readers.writer import common_prefix, write_trace
 
 
 @pytest.mark.parametrize("name", ["copy.jsonl", "copy.jsonl.zst"])

@@ -1,11 +1,11 @@
 import pytest
-from agentcache_workloads.readers.trace import Call
-from agentcache_workloads.replay.closed_loop import ClosedLoop
-from agentcache_workloads.replay.jobs import Job, Turn
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agentcache.errors import CheckFailed
+from agentcache_workloads.readers.trace import Call
+from agentcache_workloads.replay.closed_loop import ClosedLoop
+from agentcache_workloads.replay.jobs import Job, Turn
 
 CALL = Call(0, None, 0.0, "tool", 1, 1, "blocks", (), "tool_use", (), (), None, None, {})
 

@@ -1,6 +1,7 @@
 from collections.abc import Callable
 
 import pytest
+
 from agentcache_workloads.readers.trace import Meta, Parent, Session
 from agentcache_workloads.replay.fixed_schedule import mean_live_tokens
 from agentcache_workloads.replay.jobs import build_job

@@ -2,12 +2,12 @@ from typing import Any
 
 import pytest
 import torch
-from agentcache_workloads.replay.forced import KEY, ForcedOutput
 from hypothesis import given
 from hypothesis import strategies as st
 from vllm import SamplingParams
 
 from agentcache.vllm_plugin.compat import BatchUpdate, MoveDirectionality
+from agentcache_workloads.replay.forced import KEY, ForcedOutput
 
 VOCABULARY = 16
 

@@ -1,6 +1,7 @@
 from collections.abc import Callable
 
 import pytest
+
 from agentcache_workloads.readers.trace import Parent, Session
 from agentcache_workloads.replay.hints import hints_of
 from agentcache_workloads.replay.jobs import Job, build_job

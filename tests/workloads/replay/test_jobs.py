@@ -1,10 +1,10 @@
 from collections.abc import Callable
 
 import pytest
-from agentcache_workloads.readers.trace import Parent, Session
-from agentcache_workloads.replay.jobs import Job, build_job
 
 from agentcache.errors import InputError
+from agentcache_workloads.readers.trace import Parent, Session
+from agentcache_workloads.replay.jobs import Job, build_job
 
 Make = Callable[..., Session]
 

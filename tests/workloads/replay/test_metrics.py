@@ -1,4 +1,5 @@
 import pytest
+
 from agentcache_workloads.replay.metrics import mean, percentile, run_object, spread
 from agentcache_workloads.replay.plan import Selection
 from agentcache_workloads.replay.spec import STOCK, CallRecord, JobRecord, RunResult, RunSpec

@@ -5,9 +5,9 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from agentcache_workloads.replay.plan import Selection, load_plan
 
 from agentcache.errors import ConfigError, InputError
+from agentcache_workloads.replay.plan import Selection, load_plan
 
 
 def sha(sid: str) -> bytes:

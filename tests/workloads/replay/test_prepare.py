@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agentcache_workloads.replay.plan import Selection
-from agentcache_workloads.replay.prepare import Options, parse_seeds, prepare, split_specs
 
 from agentcache.errors import AgentCacheError, ConfigError, InputError
+from agentcache_workloads.replay.plan import Selection
+from agentcache_workloads.replay.prepare import Options, parse_seeds, prepare, split_specs
 
 
 @pytest.fixture

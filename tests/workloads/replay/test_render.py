@@ -2,12 +2,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from agentcache.errors import InputError
 from agentcache_workloads.readers.trace import Meta, Session
 from agentcache_workloads.replay.jobs import build_job
 from agentcache_workloads.replay.plan import Plan, Selection, load_plan
 from agentcache_workloads.replay.render import Renderer, Sizes
-
-from agentcache.errors import InputError
 
 VOCABULARY = 512
 

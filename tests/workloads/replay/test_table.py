@@ -1,7 +1,8 @@
 from typing import Any
 
-from agentcache_workloads.replay.table import result_table
 from rich.console import Console
+
+from agentcache_workloads.replay.table import result_table
 
 
 def run(policy: str, seed: int, latency_s: float | None, cached: int | None) -> dict[str, Any]:

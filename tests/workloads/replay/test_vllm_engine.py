@@ -7,11 +7,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+
+from agentcache.errors import ConfigError, EngineError
 from agentcache_workloads.replay import vllm_engine
 from agentcache_workloads.replay.plan import Selection
 from agentcache_workloads.replay.spec import STOCK, RunSpec
-
-from agentcache.errors import ConfigError, EngineError
 
 
 @pytest.fixture

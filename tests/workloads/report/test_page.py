@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agentcache_workloads.report.page import number, render, write_report
 
 from agentcache.errors import ConfigError, InputError
+from agentcache_workloads.report.page import number, render, write_report
 
 Make = Callable[..., dict[str, Any]]
 

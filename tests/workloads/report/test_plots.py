@@ -4,6 +4,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+
 from agentcache_workloads.report.plots import INK, latency_cdf, token_bars
 from agentcache_workloads.report.summary import rows
 

@@ -2,6 +2,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from agentcache_workloads.report.summary import common, field, rows, verdict
 
 Make = Callable[..., dict[str, Any]]

@@ -72,6 +72,6 @@ def cut_trace(
 
 
 def _renumbered(call: Call, ids: dict[int, int]) -> tuple[Any, ...] | str | None:
-    if call.enc != "blocks" or call.items is None:
+    if call.enc != "blocks" or not isinstance(call.items, tuple):
         return call.items
     return tuple(ids.setdefault(old, len(ids) + 1) for old in call.items)

@@ -6,13 +6,14 @@ import shlex
 import signal
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from agentcache.errors import ConfigError
 from agentcache_workloads.replay import vllm_engine
@@ -119,10 +120,14 @@ def _run_all(prepared: Prepared) -> list[dict[str, Any]]:
         for spec in prepared.specs:
             name = f"{spec.policy}, {spec.admission}, seed {spec.seed}"
             task = progress.add_task(name, total=prepared.plan.calls)
-            result = vllm_engine.run(spec, lambda calls, task=task: progress.update(task, completed=calls))
+            result = vllm_engine.run(spec, partial(_advance, progress, task))
             progress.stop_task(task)
             runs.append(run_object(spec, result, prepared.live_pool))
     return runs
+
+
+def _advance(progress: Progress, task: TaskID, calls: int) -> None:
+    progress.update(task, completed=calls)
 
 
 def _show(runs: list[dict[str, Any]]) -> None:

@@ -1,6 +1,6 @@
 """Jobs of a trace as dependency graphs: which calls must be complete before a turn, and how long it then pauses."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,9 +61,9 @@ def build_job(
         order = order[: next((i for i, (_, call) in enumerate(order) if call.in_tok > max_ctx), None)]
     order = order[:max_calls]
     positions = {(session.sid, call.turn): index for index, (session, call) in enumerate(order)}
-    successors = {index: positions[s.sid, c.after] for (s, c), index in _linked(order)}
+    follows = {i: positions[s.sid, c.after] for i, (s, c) in enumerate(order) if c.after is not None}
     followed_by: dict[int, int] = {}
-    for index, before in successors.items():
+    for index, before in follows.items():
         followed_by.setdefault(before, index)
 
     turns = []
@@ -78,15 +78,11 @@ def build_job(
                 after=after,
                 pause_s=min(pause_s, max_pause_s),
                 kind=_kind(session, call),
-                follows=successors.get(index),
+                follows=follows.get(index),
                 followed_by=followed_by.get(index),
             )
         )
     return Job(root.sid, tuple(turns))
-
-
-def _linked(order: Sequence[tuple[Session, Call]]) -> list[tuple[tuple[Session, Call], int]]:
-    return [((session, call), index) for index, (session, call) in enumerate(order) if call.after is not None]
 
 
 def _order(session: Session, sessions: Mapping[str, Session], above: frozenset[str]) -> list[tuple[Session, Call]]:

@@ -165,7 +165,7 @@ def start_engine(spec: RunSpec) -> Any:
             ours["worker_cls"] = "agentcache.vllm_plugin.cpu_worker.AgentCacheCPUWorker"
     args = EngineArgs(
         model=spec.model,
-        dtype=spec.dtype,
+        dtype=spec.dtype,  # type: ignore[arg-type]
         seed=spec.seed,
         block_size=spec.block_size,
         num_gpu_blocks_override=spec.cache_blocks + 1,  # one is vLLM's null block
