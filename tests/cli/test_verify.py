@@ -84,7 +84,7 @@ def test_an_engine_that_does_not_split_segments_is_found_out(tmp_path: Path) -> 
         (("--policy", "asymcash"), "known policies"),
         (("--patterns", "0"), "--patterns"),
         (("--model", "tiny-lama"), "no model folder"),
-        (("--json", "/nowhere/out.json"), "no folder that exists"),
+        (("--json", "/nowhere/out.json"), "cannot be written"),
     ],
 )
 def test_bad_input_is_a_sentence_and_starts_nothing(

@@ -122,3 +122,15 @@ def test_flags_that_contradict_are_refused_with_a_hint(cpu: bool, flags: list[st
     with pytest.raises(ConfigError, match="contradicts") as error:
         server_argv("m", {}, ["--port", "80", *flags])
     assert error.value.hint
+
+
+def test_an_option_given_twice_in_two_ways_is_refused() -> None:
+    flags = ["--additional-config", '{"agentcache": {"policy": "lru"}}']
+    with pytest.raises(ConfigError, match="'asymcache' by its flag and 'lru'"):
+        server_argv("m", {"policy": "asymcache"}, flags)
+    assert server_argv("m", {"policy": "lru"}, flags)
+
+
+def test_a_dotted_option_would_replace_ours() -> None:
+    with pytest.raises(ConfigError, match="would replace the options"):
+        server_argv("m", {}, ["--additional-config.agentcache.policy", "lru"])

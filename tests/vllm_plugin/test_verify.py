@@ -78,6 +78,7 @@ def test_answers_of_different_lengths_are_no_comparison() -> None:
 
 
 SOUND = Finding(
+    dtype="float32",
     patterns=100,
     mismatches=0,
     near_ties=10,
@@ -102,6 +103,7 @@ def test_a_sound_finding_has_no_failure() -> None:
     [
         ({"mismatches": 1}, "1 tokens differ"),
         ({"near_ties": 11}, "11 near-ties in 1000 tokens"),
+        ({"max_logprob_diff": 2e-4}, "differ by up to 0.0002"),
         ({"bit_differences": 2}, "2 answers at equal shapes"),
         ({"negative_control_failed": False}, "no teeth"),
         ({"tokens_after_hole": 0}, "nothing was reused behind a hole"),

@@ -11,12 +11,15 @@ from agentcache.vllm_plugin.verify.engine import BLOCK_SIZE, MAX_LEN, STEP_TOKEN
 CONTEXTS = 10
 EQUAL_CHUNK = 2 * BLOCK_SIZE
 MAX_NEAR_TIES = 0.01  # of the tokens compared
+MAX_LOGPROB_DIFF = {"float32": 1e-4, "bfloat16": 5e-2}
+"""Chunks of other shapes add up in another order. Tokens alone would miss a small error: they often stay the same."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What `agentcache verify` reports. `bit_differences` counts answers that were not equal to the last bit."""
 
+    dtype: str
     patterns: int
     mismatches: int
     near_ties: int
@@ -35,6 +38,9 @@ class Finding:
         """Why this is no proof of exactness; empty if it is one."""
         checks = {
             f"{self.mismatches} tokens differ from the cold run": self.mismatches == 0,
+            f"log-probabilities differ by up to {self.max_logprob_diff}": (
+                self.max_logprob_diff <= MAX_LOGPROB_DIFF[self.dtype]
+            ),
             f"{self.near_ties} near-ties in {self.tokens_compared} tokens are too many": (
                 self.near_ties <= MAX_NEAR_TIES * self.tokens_compared
             ),
@@ -88,8 +94,8 @@ def run(
     control = _negative_control(subject, contexts, cold, dtype)
     subject.engine.reset_prefix_cache()
     subject.view.check()
-
     return Finding(
+        dtype,
         patterns,
         tally.mismatches,
         tally.near_ties,
