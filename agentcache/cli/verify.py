@@ -58,8 +58,7 @@ def verify(
         task = progress.add_task(f"{model} {dtype}", total=patterns)
         subject = Subject(folder, dtype, policy, mode, seed)
         finding = run(subject, dtype, patterns, seed, vocab_size, lambda: progress.advance(task))
-    result = {"schema": SCHEMA, "model": model, "seed": seed, "policy": policy, "mode": mode}
-    result |= asdict(finding)
+    result = {"schema": SCHEMA, "model": model, "seed": seed, "policy": policy, "mode": mode, **asdict(finding)}
     if json_path:
         write_json(json_path, result)
     for key, value in result.items():

@@ -45,7 +45,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         **_TINY,
         "hidden_size": 512,
         "intermediate_size": 1536,
-        "num_hidden_layers": 4,
+        "num_hidden_layers": 6,
         "num_attention_heads": 8,
         "num_key_value_heads": 4,
         "head_dim": 64,

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.table import Table
 
 from agentcache_workloads.replay.spec import STOCK
@@ -13,29 +14,19 @@ Run = dict[str, Any]
 def result_table(runs: Sequence[Run]) -> Table:
     """Seconds, and in brackets the ratio to `vllm-lru`; cached tokens as a share of all prompt tokens."""
     stock = {run["seed"]: run for run in runs if run["policy"] == STOCK}
-    table = Table(title=_title(runs[0]), title_justify="left", title_style="bold", caption_justify="left")
+    table = Table(title=_title(runs[0]), title_justify="left", title_style="bold", caption_justify="left", box=SIMPLE)
     table.caption = f"in brackets: ratio to {STOCK}, same seed" if stock else None
-    table.add_column("policy", no_wrap=True)
-    table.add_column("admission", no_wrap=True)
-    for heading in (
-        "seed",
-        "job latency s",
-        "p90 s",
-        "TTFT s",
-        "cached",
-        "after hole",
-        "computed",
-        "makespan s",
-        "live/pool",
-        "errors",
-    ):
+    seeds = len({run["seed"] for run in runs}) > 1
+    for heading in ("policy", "admission", *(["seed"] if seeds else [])):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("job latency s", "p90 s", "TTFT s", "cached", "after hole", "computed", "makespan s", "errors"):
         table.add_column(heading, justify="right", no_wrap=True)
     for run in runs:
         base = stock.get(run["seed"])
         table.add_row(
             run["policy"],
             run["admission"],
-            str(run["seed"]),
+            *([str(run["seed"])] if seeds else []),
             _timed(run, base, "job_latency_s", "mean"),
             _timed(run, base, "job_latency_s", "p90"),
             _timed(run, base, "ttft_s", "all", "mean"),
@@ -43,14 +34,16 @@ def result_table(runs: Sequence[Run]) -> Table:
             _share(run, "cached_tokens_after_hole"),
             f"{run['computed_tokens']:,}",
             _timed(run, base, "makespan_s"),
-            f"{run['live_pool']:.2f}",
             str(run["errors"]),
         )
     return table
 
 
 def _title(run: Run) -> str:
-    return f"{run['jobs']} jobs, {run['calls']} calls, {run['slots']} slots, {run['cache_tokens']:,} tokens of cache"
+    return (
+        f"{run['jobs']} jobs, {run['calls']} calls, {run['slots']} slots, {run['cache_tokens']:,} tokens of cache, "
+        f"live/pool {run['live_pool']:.2f}"
+    )
 
 
 def _get(run: Run, *path: str) -> float | None:
