@@ -1,5 +1,6 @@
 """Writes the report of a replay: one HTML file that needs nothing else."""
 
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,8 @@ FACTS = {
     "profile": "Cost profile",
 }
 """Fields of the runs that the page states once, where all runs agree."""
+
+DIGEST = re.compile("[0-9a-f]{40,}")
 
 
 def write_report(result: Mapping[str, Any], path: str | Path) -> None:
@@ -100,4 +103,6 @@ def _plain(value: Any) -> str:
         return "on" if value else "off"
     if isinstance(value, float):
         return f"{value:,.2f}"
+    if isinstance(value, str) and DIGEST.fullmatch(value):
+        return value[:12]  # enough to tell apart; the JSON has it whole
     return f"{value:,}" if isinstance(value, int) else str(value)
