@@ -1,8 +1,14 @@
 """A block: the K/V of a fixed number of consecutive tokens, the unit of residency."""
 
+from __future__ import annotations
+
 from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from agentcache.model.context import Context
 
 Key = Hashable
 """A chained content key: it commits to the block's tokens and to everything before them."""
@@ -23,8 +29,9 @@ class Block:
     """One block that a host holds. Compared by identity: two copies of one key are two blocks.
 
     `id` is the host's own name for the memory, `index` the number of blocks before it in its chain.
-    `release`, `released_at` and `standing` are written by the residency when the last reference goes:
-    `release` counts releases (blocks that one turn gives back share a number), `released_at` is in seconds.
+    The other fields are written by the residency when the last reference goes: `release` counts releases (blocks that
+    one turn gives back share a number), `released_at` is in seconds, `owners` are the contexts whose chains hold the
+    block; it stands as the liveliest of them.
     """
 
     id: int
@@ -33,3 +40,4 @@ class Block:
     release: int = 0
     released_at: float = 0.0
     standing: Standing = Standing.UNKNOWN
+    owners: frozenset[Context] = frozenset()

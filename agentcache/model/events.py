@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from agentcache.model.block import Block, Key
+from agentcache.model.context import Context
 
 
 class Stop(Enum):
@@ -38,13 +39,17 @@ class TurnArrived:
 
 @dataclass(frozen=True, slots=True)
 class TurnScheduled:
-    """A turn got its blocks: `cached` of its `tokens` were resident, `after_hole` of those behind a hole."""
+    """A turn got its blocks: `cached` of its `tokens` were resident, `after_hole` of those behind a hole.
+
+    `gaps` are the token ranges [p, e) that it has to compute, the trailing one included; empty if the host cannot say.
+    """
 
     turn: str
     tokens: int
     cached: int
     after_hole: int
     holes: int
+    gaps: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +103,17 @@ class BlocksEvicted:
 
 @dataclass(frozen=True, slots=True)
 class BlocksRestood:
-    """Evictable blocks whose `standing` has just changed on the blocks themselves; their age has not."""
+    """Evictable blocks whose `standing` or `owners` have just changed on the blocks themselves; their age has not."""
 
     blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ContextChanged:
+    """A context has become active, idle or ended, or is forgotten (`gone`)."""
+
+    context: Context
+    gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +132,20 @@ class RetainAsked:
 
 @dataclass(frozen=True, slots=True)
 class StepTimed:
-    """One engine step: prefill tokens, their causal pair term sum(e^2 - p^2), decodes and their context tokens."""
+    """One engine step: prefill tokens, their causal pair term sum(e^2 - p^2), decodes and their context tokens.
+
+    `segments`: runs of consecutive prefill tokens; `linked`: resident tokens that prefills touched for the first time;
+    `predicted_s`: what the step was expected to take, where somebody expected anything.
+    """
 
     seconds: float
     tokens: int
     pairs: float
     decodes: int
     context_tokens: int
+    segments: int = 0
+    linked: int = 0
+    predicted_s: float | None = None
 
 
 Event = (
@@ -141,6 +161,7 @@ Event = (
     | BlocksStored
     | BlocksEvicted
     | BlocksRestood
+    | ContextChanged
     | PoolResized
     | RetainAsked
     | StepTimed

@@ -1,9 +1,15 @@
 """The policy interface: five methods, because a policy only orders the evictable blocks and learns from events."""
 
-from collections.abc import Set
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence, Set
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
 from agentcache.model import Block, Event
+
+if TYPE_CHECKING:
+    from agentcache.cost import CostModel
+    from agentcache.policy.survival import Survival
 
 Reuse = Literal["prefix", "holes"]
 """What the host may reuse for the policy: the unbroken prefix alone, or also blocks that survive behind a hole."""
@@ -50,3 +56,48 @@ class Policy(Protocol):
 
     def check(self) -> None:
         """Recount; raise `CheckFailed` with the equation that does not hold."""
+
+
+@runtime_checkable
+class FollowsSurvival(Protocol):
+    """A policy that orders by when contexts return: its host gives it the estimates that admission uses too."""
+
+    def follow(self, survival: Survival) -> None:
+        """Use these estimates from now on."""
+
+
+@runtime_checkable
+class FollowsPrices(Protocol):
+    """A policy that files blocks by their price: its host tells it when measured prices have moved."""
+
+    def reprice(self, cost: CostModel) -> None:
+        """Use these prices from now on, for what is evictable too."""
+
+
+@runtime_checkable
+class Bulk(Protocol):
+    """A policy that takes the blocks of a turn at once: long contexts come and go by thousands of blocks."""
+
+    def offer_all(self, blocks: Sequence[Block], now: float) -> None:
+        """Like `offer` of each, in order; all were released together."""
+
+    def touch_all(self, blocks: Sequence[Block], now: float) -> None:
+        """Like `touch` of each, in order."""
+
+
+def offer_all(policy: Policy) -> Callable[[Sequence[Block], float], None]:
+    """How to offer many blocks to a policy."""
+    return policy.offer_all if isinstance(policy, Bulk) else _each(policy.offer)
+
+
+def touch_all(policy: Policy) -> Callable[[Sequence[Block], float], None]:
+    """How to tell a policy that many blocks are used again."""
+    return policy.touch_all if isinstance(policy, Bulk) else _each(policy.touch)
+
+
+def _each(one: Callable[[Block, float], None]) -> Callable[[Iterable[Block], float], None]:
+    def all_of(blocks: Iterable[Block], now: float) -> None:
+        for block in blocks:
+            one(block, now)
+
+    return all_of

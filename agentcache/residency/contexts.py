@@ -14,8 +14,16 @@ Owners = frozenset[Context]
 _NOBODY: Owners = frozenset()
 
 
+def liveliest(owners: Owners) -> Standing:
+    """How a block stands that these contexts own; unknown if nobody does."""
+    return min((owner.standing for owner in owners), key=_LIVELIEST.index, default=Standing.UNKNOWN)
+
+
 class ContextBook:
     """Contexts by id, the jobs they belong to, and who owns each key.
+
+    What a context leaves behind in memory, because its turn rewrote history or because it is closed, belongs to a
+    *remnant*: a context of no job that holds those blocks alone, until they are evicted or somebody takes them up.
 
     Remembers at most `max_contexts` contexts and `max_keys` keys of blocks, unless more are in turns now.
     """
@@ -26,7 +34,7 @@ class ContextBook:
         self._contexts: OrderedDict[str, Context] = OrderedDict()  # least recently active first
         self._jobs: dict[str, dict[str, Context]] = {}
         self._owners: dict[Key, Owners] = {}  # the keys of a run with the same owners share one set
-        self._left: dict[Key, Standing] = {}  # in memory, owned by nobody since its context rewrote it or ended
+        self._remnants: dict[Context, int] = {}  # and how many blocks of it are left in memory
         self._names = 0
 
     def __len__(self) -> int:
@@ -43,19 +51,6 @@ class ContextBook:
 
     def owners(self, key: Key) -> Owners:
         return self._owners.get(key, _NOBODY)
-
-    def standings(self, keys: Iterable[Key]) -> Iterator[Standing]:
-        """How blocks stand: each as the liveliest of its owners, or as its last owner left it."""
-        known: dict[Owners, Standing] = {}
-        for key in keys:
-            owners = self._owners.get(key)
-            if owners is None:
-                yield self._left.get(key, Standing.UNKNOWN)
-                continue
-            standing = known.get(owners)
-            if standing is None:
-                standing = known[owners] = min((owner.standing for owner in owners), key=_LIVELIEST.index)
-            yield standing
 
     def resolve(self, turn: TurnArrived) -> Context:
         """Find the context that a turn extends, by its ids where it has any, else by lineage; or open a new one."""
@@ -89,8 +84,9 @@ class ContextBook:
     def _by_lineage(self, keys: tuple[Key, ...]) -> Context | None:
         """Of the owners of the deepest known block, the one that the turn continues; anonymous like the turn."""
         for key in reversed(keys):
-            if owners := self._owners.get(key):
-                anonymous = [context for context in owners if context.id.startswith(_ANONYMOUS)]
+            owners = self._owners.get(key, _NOBODY)
+            if real := [context for context in owners if context not in self._remnants]:
+                anonymous = [context for context in real if context.id.startswith(_ANONYMOUS)]
                 return self._nearest(sorted(anonymous, key=lambda context: (-context.idle_since, context.id)), keys)
         return None
 
@@ -105,24 +101,49 @@ class ContextBook:
         self._jobs.setdefault(job, {})[name] = context
         return context
 
-    def rewrite(self, context: Context, keys: tuple[Key, ...]) -> tuple[Key, ...]:
-        """Give a context its new chain; returns the part of the old one that it left behind."""
+    def rewrite(self, context: Context, keys: tuple[Key, ...]) -> tuple[tuple[Key, ...], list[Context]]:
+        """Give a context its new chain; returns what of the old one it left behind, and the remnants it took up."""
         keep = shared(context.chain, keys)
-        dropped = context.chain[keep:]
+        dropped, added = context.chain[keep:], keys[keep:]
         self._regroup(dropped, lambda owners: owners - {context})
-        self._regroup(keys[keep:], lambda owners: owners | {context})
-        for key in keys[keep:]:
-            self._left.pop(key, None)
+        revived = [owner for owners in self._regroup(added, self._joined(context)) for owner in owners - {context}]
+        revived = [owner for owner in revived if owner in self._remnants]
+        for remnant in revived:
+            alone = frozenset({remnant})
+            self._left(remnant, sum(self._owners.get(key) == alone for key in remnant.chain))
         context.chain = keys
-        return dropped
+        return dropped, revived
 
-    def leave(self, keys: Iterable[Key], standing: Standing) -> None:
-        """These blocks are in memory; those of them that nobody owns stand like this from now on."""
-        self._left.update((key, standing) for key in keys if key not in self._owners)
+    def _joined(self, context: Context) -> Callable[[Owners], Owners]:
+        return lambda owners: frozenset(owner for owner in owners if owner not in self._remnants) | {context}
 
-    def forget_key(self, key: Key) -> None:
-        """The block of a key is gone from memory."""
-        self._left.pop(key, None)
+    def leave(self, keys: Iterable[Key], standing: Standing, idle_since: float) -> Context | None:
+        """These blocks are in memory; those of them that nobody owns now belong to the remnant that is returned."""
+        chain = tuple(key for key in keys if key not in self._owners)
+        if not chain:
+            return None
+        self._names += 1
+        remnant = Context(f"{_ANONYMOUS}left{self._names}", "", chain, standing, idle_since)
+        self._owners.update(dict.fromkeys(chain, frozenset({remnant})))
+        self._remnants[remnant] = len(chain)
+        return remnant
+
+    def forget_key(self, key: Key) -> Context | None:
+        """The block of a key is gone from memory; returns the remnant of which it was the last one."""
+        if not self._remnants or len(owners := self._owners.get(key, _NOBODY)) != 1:
+            return None
+        (owner,) = owners
+        if owner not in self._remnants:
+            return None
+        del self._owners[key]
+        return owner if self._left(owner, self._remnants[owner] - 1) else None
+
+    def _left(self, remnant: Context, blocks: int) -> bool:
+        """A remnant has so many blocks left; True if that was its end."""
+        self._remnants[remnant] = blocks
+        if not blocks:
+            del self._remnants[remnant]
+        return not blocks
 
     def close(self, context: Context) -> None:
         """Forget a context."""
@@ -144,18 +165,21 @@ class ContextBook:
         idle = next((context for context in self._contexts.values() if not context.turns), None)
         return next(iter(self._contexts.values())) if crowded and not idle else idle
 
-    def _regroup(self, keys: Iterable[Key], change: Callable[[Owners], Owners]) -> None:
+    def _regroup(self, keys: Iterable[Key], change: Callable[[Owners], Owners]) -> Iterable[Owners]:
+        """Change the owners of keys; returns what sets of owners were changed."""
         # Neighbours mostly have the same owners: the new set is made once for all of them.
         made: dict[Owners, Owners] = {}
+        owners = self._owners
         for key in keys:
-            old = self._owners.get(key, _NOBODY)
+            old = owners.get(key, _NOBODY)
             new = made.get(old)
             if new is None:
                 new = made[old] = change(old)
             if new:
-                self._owners[key] = new
+                owners[key] = new
             else:
-                self._owners.pop(key, None)
+                owners.pop(key, None)
+        return made.keys()
 
     def check(self) -> None:
         counted: dict[Key, set[Context]] = {}
@@ -164,14 +188,18 @@ class ContextBook:
                 raise CheckFailed(f"context {context.id} is not among the contexts of its job {context.job}")
             for key in context.chain:
                 counted.setdefault(key, set()).add(context)
+        for remnant, blocks in self._remnants.items():
+            alone = frozenset({remnant})
+            kept = [key for key in remnant.chain if self._owners.get(key) == alone]
+            if len(kept) != blocks or not kept:
+                raise CheckFailed(f"remnant {remnant.id} has {blocks} blocks left, the book knows of {len(kept)}")
+            counted.update((key, {remnant}) for key in kept)
         if counted != self._owners:
             wrong = {key for key in counted.keys() | self._owners.keys() if counted.get(key) != self._owners.get(key)}
             raise CheckFailed(f"owners of {len(wrong)} keys do not match the chains: {list(wrong)[:5]}")
         members = sum(len(family) for family in self._jobs.values())
         if members != len(self._contexts):
             raise CheckFailed(f"jobs hold {members} contexts, the book {len(self._contexts)}")
-        if both := self._left.keys() & self._owners.keys():
-            raise CheckFailed(f"{len(both)} keys are both owned and left behind")
 
 
 _ANONYMOUS = "~"

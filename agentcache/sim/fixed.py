@@ -154,7 +154,10 @@ class _Schedule:
             overflow_blocks=len(missing) - len(stored),
         )
         self.pool.residency.observe(
-            TurnScheduled(turn.id, turn.prompt_tokens, len(hits) * size, after_hole * size, len(segments) - 1), now
+            TurnScheduled(
+                turn.id, turn.prompt_tokens, len(hits) * size, after_hole * size, len(segments) - 1, tuple(segments)
+            ),
+            now,
         )
 
     def end(self, turn: Turn, now: float) -> None:

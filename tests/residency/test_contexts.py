@@ -3,7 +3,7 @@
 import pytest
 
 from agentcache.model import Context, Key, Standing, TurnArrived, shared
-from agentcache.residency.contexts import ContextBook
+from agentcache.residency.contexts import ContextBook, liveliest
 
 
 def chain(text: str) -> tuple[Key, ...]:
@@ -75,18 +75,32 @@ def test_lineage_leaves_named_and_busy_contexts_alone(book: ContextBook) -> None
 def test_a_block_stands_as_the_liveliest_of_its_owners(book: ContextBook) -> None:
     one, other = known(book, "sab", context="1"), known(book, "sxy", context="2")
     one.standing, other.standing = Standing.ENDED, Standing.TOOL
-    assert list(book.standings(("s", "sa", "sx", "none"))) == [
-        Standing.TOOL,
-        Standing.ENDED,
-        Standing.TOOL,
-        Standing.UNKNOWN,
-    ]
-    book.rewrite(other, chain("y"))
-    book.leave(("s", "sx"), Standing.SUPERSEDED)
-    assert list(book.standings(("s", "sx"))) == [Standing.ENDED, Standing.SUPERSEDED]
-    book.rewrite(one, chain("sx"))
-    assert list(book.standings(("sx",))) == [Standing.ENDED]
+    stands = [liveliest(book.owners(key)) for key in ("s", "sa", "sx", "none")]
+    assert stands == [Standing.TOOL, Standing.ENDED, Standing.TOOL, Standing.UNKNOWN]
+
+
+def test_what_a_context_leaves_in_memory_belongs_to_a_remnant(book: ContextBook) -> None:
+    one, other = known(book, "sab", context="1"), known(book, "sxyz", context="2")
+    dropped, revived = book.rewrite(other, chain("y"))
+    assert (dropped, revived) == (chain("sxyz"), [])
+    remnant = book.leave(("s", "sx", "sxy"), Standing.SUPERSEDED, 5.0)
+    assert remnant is not None and remnant.chain == ("sx", "sxy"), "the first block has another owner"
+    assert book.owners("s") == {one} and book.owners("sx") == {remnant}
     book.check()
+    assert book.rewrite(one, chain("sx"))[1] == [remnant], "a turn takes up what was left"
+    assert book.owners("sx") == {one}
+    book.check()
+    assert book.forget_key("sx") is None
+    assert book.forget_key("sxy") is remnant, "its last block"
+    book.check()
+    assert not book.owners("sxy")
+
+
+def test_lineage_never_finds_a_remnant(book: ContextBook) -> None:
+    one = known(book, "abcd")
+    book.rewrite(one, chain("ab"))
+    assert book.leave(("abc", "abcd"), Standing.SUPERSEDED, 0.0)
+    assert book.resolve(TurnArrived("t", chain("abcd"))) is one
 
 
 def test_the_longest_idle_is_forgotten_first(book: ContextBook) -> None:

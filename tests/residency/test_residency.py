@@ -142,7 +142,7 @@ def test_a_turn_of_an_ended_context_takes_the_end_back() -> None:
     host.residency.check()
 
 
-def test_an_aborted_turn_leaves_the_chain_and_a_preempted_one_stays_open() -> None:
+def test_an_aborted_turn_leaves_its_prompt_and_a_preempted_one_stays_open() -> None:
     host = Host()
     residency = host.residency
     host.turn("abc", context="c")
@@ -152,7 +152,7 @@ def test_an_aborted_turn_leaves_the_chain_and_a_preempted_one_stays_open() -> No
     assert context is not None
     assert context.turns == {"t"}, "it is queued again"
     residency.observe(TurnAborted("t"), 3.0)
-    assert (context.turns, context.chain, context.standing) == (set(), chain("abc"), Standing.TOOL)
+    assert (context.turns, context.chain, context.standing) == (set(), chain("abcd"), Standing.TOOL)
     assert context.idle_since == 3.0
     assert residency.ignored_events == 0
 

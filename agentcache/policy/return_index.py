@@ -1,0 +1,294 @@
+"""Return index: evict what saves least rebuild time per second that it is kept. The default policy.
+
+A block is worth the seconds of its rebuild times the rate at which its contexts come back:
+
+    value = sum over the contexts that hold it of g(class, age)  *  seconds to rebuild it
+
+g is a Gittins index of a pause: the most returns per second of waiting that can still be had from it (`survival`).
+All blocks with the same owners have the same rate, so only groups of them compete, each by the price of the run at
+its head; the price rises towards the tail, so groups take turns, and a returning turn meets one hole at its front.
+"""
+
+import heapq
+from collections.abc import Hashable, Sequence, Set
+from itertools import groupby, repeat
+from operator import attrgetter
+from typing import Any, ClassVar
+
+from agentcache.cost import CostModel
+from agentcache.errors import CheckFailed, ConfigError
+from agentcache.model import Block, BlocksRestood, Context, ContextChanged, Event, Standing
+from agentcache.policy.base import Reuse
+from agentcache.policy.guard import Guard
+from agentcache.policy.survival import BUCKETS, EDGES, Survival, bucket
+
+_DUE_S = 1.0
+"""How soon a queued turn is taken to start: its blocks are about to be used."""
+
+_index = attrgetter("index")
+_owners = attrgetter("owners")
+
+
+class _Group:
+    """Evictable blocks with the same owners, tail first: the head is at the end of the list."""
+
+    __slots__ = ("blocks", "name", "owners", "rate", "release", "stamp")
+
+    def __init__(self, name: Hashable, owners: frozenset[Context]) -> None:
+        self.name = name
+        self.owners = owners
+        self.blocks: list[Block] = []
+        self.rate = 0.0  # returns per second
+        self.release = 0  # the last release that brought blocks
+        self.stamp = 0  # entries of the heap with another stamp are stale
+
+    def add(self, blocks: list[Block]) -> None:
+        self.blocks = self.blocks + blocks if self.blocks else blocks
+        self.blocks.sort(key=_index, reverse=True)
+
+    def remove(self, blocks: Sequence[Block]) -> None:
+        if len(blocks) == len(self.blocks):
+            self.blocks = []
+        else:
+            gone = set(blocks)
+            self.blocks = [block for block in self.blocks if block not in gone]
+
+
+class ReturnIndex:
+    """Evicts runs of up to `run_blocks` blocks from the head of the group whose head run is worth least.
+
+    Without a host that gives it `Survival` estimates, and until enough returns were seen, the contexts that turned
+    longest ago go first. Of a context that has ended nothing is worth anything. While the guard rests the policy, its
+    order is stock LRU's.
+    O(log groups) a run; a context that grows older moves its groups at most 60 times a pause.
+    """
+
+    name: ClassVar[str] = "return-index"
+    reuse: ClassVar[Reuse] = "holes"
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, cost: CostModel, capacity_blocks: int, *, run_blocks: float = 64.0) -> None:
+        if not (run_blocks >= 1 and run_blocks == int(run_blocks)):
+            raise ConfigError(
+                f"policy {self.name!r}: run_blocks is {run_blocks}, expected a whole number >= 1; nothing was started"
+            )
+        self._cost = cost
+        self._run = int(run_blocks)
+        self._survival = Survival()
+        self._generation = 0
+        self.guard = Guard(cost, capacity_blocks)
+        self._groups: dict[Hashable, _Group] = {}
+        self._of: dict[Block, _Group] = {}
+        self._having: dict[Context, set[_Group]] = {}
+        self._heap: list[
+            tuple[float, int, int, int, int, _Group]
+        ] = []  # (value, release, head, sequence, stamp, group)
+        self._sequence = 0
+        # When a paused context crosses into its next age bucket: (time, sequence, bucket, context, its rates by bucket)
+        self._edges: list[tuple[float, int, int, Context, list[float]]] = []
+        self._awaited: dict[Context, int] = {}  # the sequence of its entry in `_edges` that counts
+        self._rates: dict[Context, float] = {}
+
+    def follow(self, survival: Survival) -> None:
+        self._survival = survival
+
+    # Blocks
+
+    def offer(self, block: Block, now: float) -> None:
+        self.offer_all([block], now)
+
+    def touch(self, block: Block, now: float) -> None:
+        self.touch_all([block], now)
+
+    def forget(self, block: Block) -> None:
+        group = self._of.pop(block)
+        group.remove([block])
+        self._file(group)
+
+    def offer_all(self, blocks: Sequence[Block], now: float) -> None:
+        for owners, run in groupby(blocks, _owners):
+            self._put(list(run), owners, now)
+
+    def touch_all(self, blocks: Sequence[Block], now: float) -> None:
+        taken: dict[_Group, list[Block]] = {}
+        for group, run in groupby(blocks, self._of.pop):
+            taken.setdefault(group, []).extend(run)
+        for group, gone in taken.items():
+            group.remove(gone)
+            self._file(group)
+
+    def _put(self, blocks: list[Block], owners: frozenset[Context], now: float) -> None:
+        # Nobody's blocks share a fate with those that were released together with them.
+        name = owners or blocks[0].release
+        group = self._groups.get(name)
+        if group is None:
+            group = self._groups[name] = _Group(name, owners)
+            for context in owners:
+                self._having.setdefault(context, set()).add(group)
+                if context not in self._rates:
+                    self._rate(context, now)
+        if not self._of.keys().isdisjoint(blocks):
+            raise ValueError(f"some of {len(blocks)} blocks are evictable already, {blocks[0]} or later")
+        group.add(blocks)
+        group.release = blocks[0].release
+        self._of.update(zip(blocks, repeat(group)))
+        self._weigh(group, now)
+        self._file(group)
+
+    def victims(self, need: int, excluded: Set[Block], now: float) -> list[Block] | None:
+        if len(self._of) - sum(block in self._of for block in excluded) < need:
+            return None
+        self._advance(now)
+        chosen: list[Block] = []
+        kept: list[Block] = []
+        while len(chosen) < need:
+            *_, stamp, group = heapq.heappop(self._heap)
+            if stamp != group.stamp:
+                continue
+            count = min(self._run, need - len(chosen), len(group.blocks))
+            if self.guard.resting:
+                run = group.blocks[:count]
+                del group.blocks[:count]
+            else:
+                run = group.blocks[: -count - 1 : -1]
+                del group.blocks[-count:]
+            for block in run:
+                del self._of[block]
+            if excluded:
+                kept += [block for block in run if block in excluded]
+                run = [block for block in run if block not in excluded]
+            chosen += run
+            self._file(group)
+        for block in kept:
+            self._put([block], block.owners, now)
+        return chosen
+
+    # Value
+
+    def _file(self, group: _Group) -> None:
+        """Give a group its place by its value, or forget it when nothing of it is left."""
+        group.stamp += 1
+        if not group.blocks:
+            self._groups.pop(group.name, None)
+            for context in group.owners:
+                having = self._having[context]
+                having.discard(group)
+                if not having:
+                    del self._having[context]
+                    self._rates.pop(context, None)
+                    self._awaited.pop(context, None)
+            return
+        self._sequence += 1
+        head = group.blocks[-1].index
+        entry = (self._value(group), group.release, head, self._sequence, group.stamp, group)
+        heapq.heappush(self._heap, entry)
+        if len(self._heap) > 4 * len(self._groups) + 64:
+            self._heap = [entry for entry in self._heap if entry[-2] == entry[-1].stamp]
+            heapq.heapify(self._heap)
+
+    def _value(self, group: _Group) -> float:
+        if not self._survival.ready or self.guard.resting:
+            return float(group.release)
+        head, count = group.blocks[-1].index, min(self._run, len(group.blocks))
+        return group.rate * self._cost.run_seconds(head, count) / count
+
+    def _weigh(self, group: _Group, now: float) -> None:
+        """The group's rate of return is the sum of its owners' (an upper bound of the rate of the next use)."""
+        if group.owners:
+            group.rate = sum([self._rates[context] for context in group.owners])
+        elif self._survival.ready:
+            curve = self._survival.curve(())
+            group.rate = curve.rates[bucket(now - group.blocks[0].released_at)]
+
+    def _rate(self, context: Context, now: float) -> None:
+        """Look a context's rate up, and when it will change by age alone."""
+        self._awaited.pop(context, None)
+        if context.standing is Standing.ENDED and not context.turns:
+            self._rates[context] = 0.0
+        elif context.turns:
+            self._rates[context] = 1 / _DUE_S
+        elif self._survival.ready and (since := self._survival.since(context)) is not None:
+            self._grow_older(context, bucket(now - since), since, self._survival.rates(context))
+        else:
+            self._rates[context] = 0.0
+
+    def _grow_older(self, context: Context, age: int, since: float, rates: list[float]) -> None:
+        """A paused context is in this age bucket now."""
+        self._rates[context] = rates[age]
+        if age + 1 < BUCKETS:
+            self._sequence += 1
+            self._awaited[context] = self._sequence
+            heapq.heappush(self._edges, (since + EDGES[age + 1], self._sequence, age + 1, context, rates))
+
+    def _changed(self, context: Context, now: float) -> None:
+        if context in self._having:
+            self._rate(context, now)
+            self._reweigh(context, now)
+
+    def _reweigh(self, context: Context, now: float) -> None:
+        for group in self._having[context]:
+            self._weigh(group, now)
+            self._file(group)
+
+    def _advance(self, now: float) -> None:
+        """Bring all values up to the clock."""
+        if self._generation != self._survival.generation:
+            self._generation = self._survival.generation
+            self._refile(now)
+        while self._edges and self._edges[0][0] <= now:
+            edge_s, sequence, age, context, rates = heapq.heappop(self._edges)
+            if self._awaited.get(context) == sequence:
+                self._grow_older(context, age, edge_s - EDGES[age], rates)
+                self._reweigh(context, now)
+
+    def _refile(self, now: float) -> None:
+        self._edges = []
+        for context in self._having:
+            self._rate(context, now)
+        for group in list(self._groups.values()):
+            self._weigh(group, now)
+            self._file(group)
+
+    # Events
+
+    def observe(self, event: Event, now: float) -> None:
+        if self.guard.observe(event):
+            self._refile(now)
+        match event:
+            case ContextChanged(context):
+                self._changed(context, now)
+            case BlocksRestood(blocks):
+                moved = [block for block in blocks if block in self._of]
+                self.touch_all(moved, now)
+                moved.sort(key=_index, reverse=True)
+                by_owners: dict[Any, list[Block]] = {}
+                for block in moved:
+                    by_owners.setdefault(block.owners or block.release, []).append(block)
+                for run in by_owners.values():
+                    self._put(run, run[0].owners, now)
+
+    # The books
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+    def __contains__(self, block: object) -> bool:
+        return block in self._of
+
+    def check(self) -> None:
+        self.guard.check()
+        filed = sum(len(group.blocks) for group in self._groups.values())
+        if filed != len(self._of):
+            raise CheckFailed(f"{self.name}: groups hold {filed} blocks, {len(self._of)} are evictable")
+        current = {entry[-1].name for entry in self._heap if entry[-2] == entry[-1].stamp}
+        if current != self._groups.keys():
+            raise CheckFailed(f"{self.name}: {len(self._groups)} groups, {len(current)} of them in the order")
+        for group in self._groups.values():
+            if not group.blocks:
+                raise CheckFailed(f"{self.name}: group {group.name} is empty")
+            for block in group.blocks:
+                if self._of.get(block) is not group or block.owners != group.owners:
+                    raise CheckFailed(f"{self.name}: {block} is in the wrong group")
+            indices = [block.index for block in group.blocks]
+            if indices != sorted(indices, reverse=True):
+                raise CheckFailed(f"{self.name}: a group's blocks are not tail first")

@@ -1,0 +1,120 @@
+"""The guard: its shadow against real LRU, and when it makes a policy step back."""
+
+from collections import OrderedDict
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from agentcache.cost import CostModel, CostProfile
+from agentcache.model import Key, PoolResized, TurnAborted, TurnArrived, TurnFinished, TurnScheduled
+from agentcache.policy.guard import FEWEST_TURNS, SAMPLED_FROM_BLOCKS, WINDOW_TURNS, Guard, ShadowLru
+
+COST = CostModel(CostProfile(c_lin=1e-3, c_att=1e-9), 16)
+
+
+def chain(text: str) -> tuple[Key, ...]:
+    return tuple(text[: i + 1] for i in range(len(text)))
+
+
+class AgainstBlocks(RuleBasedStateMachine):
+    """The shadow against the plainest LRU of single blocks, for turns that do not overlap."""
+
+    capacity = 12
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shadow = ShadowLru(self.capacity)
+        self.plain: OrderedDict[Key, None] = OrderedDict()  # next victim first
+        self.running: tuple[Key, ...] | None = None
+
+    @precondition(lambda self: self.running is None)
+    @rule(text=st.text("ab", max_size=8))
+    def start(self, text: str) -> None:
+        keys = chain(text)
+        hits = next((i for i, key in enumerate(keys) if key not in self.plain), len(keys))
+        assert self.shadow.prefix(keys) == hits
+        assert self.shadow.hold(keys) == len(keys)
+        for key in keys[:hits]:
+            del self.plain[key]
+        while len(self.plain) + len(keys) > self.capacity:
+            self.plain.popitem(last=False)
+        self.running = keys
+
+    @precondition(lambda self: self.running is not None)
+    @rule()
+    def end(self) -> None:
+        assert self.running is not None
+        self.shadow.release(self.running)
+        self.plain.update((key, None) for key in reversed(self.running))
+        self.running = None
+
+    @invariant()
+    def books_balance(self) -> None:
+        self.shadow.check()
+
+
+AgainstBlocks.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestAgainstBlocks = AgainstBlocks.TestCase
+
+
+def test_what_runs_is_not_evicted_and_what_does_not_fit_is_not_kept() -> None:
+    shadow = ShadowLru(4)
+    assert shadow.hold(chain("abc")) == 3
+    assert shadow.hold(chain("xyz")) == 1, "only one block is left"
+    shadow.release(chain("x"))
+    assert (shadow.prefix(chain("abc")), shadow.prefix(chain("xyz"))) == (3, 1)
+    shadow.check()
+
+
+def turn(guard: Guard, name: str, text: str, paid: tuple[tuple[int, int], ...]) -> bool:
+    keys, tokens = chain(text), 16 * len(text) + 1
+    guard.observe(TurnArrived(name, keys, "job"))
+    changed = guard.observe(TurnScheduled(name, tokens, 0, 0, 0, paid))
+    guard.observe(TurnFinished(name, keys))
+    return changed
+
+
+def test_a_policy_that_pays_more_than_lru_steps_back_and_tries_again_later() -> None:
+    guard = Guard(COST, 64)
+    changes = []
+    for i in range(4 * WINDOW_TURNS):
+        # LRU would find the whole prompt from the second turn on; the policy finds nothing.
+        if turn(guard, f"t{i}", "abcdefgh", ((0, 129),)):
+            changes.append(i + 1)
+    tried = FEWEST_TURNS
+    rested = tried + WINDOW_TURNS
+    assert changes == [tried, rested, rested + tried, rested + tried + 2 * WINDOW_TURNS], "the second rest is longer"
+    assert guard.rests == 2
+
+
+def test_a_policy_that_gains_goes_on() -> None:
+    guard = Guard(COST, 8)
+    for i in range(2 * WINDOW_TURNS):
+        assert not turn(guard, f"t{i}", "abcdefgh" if i % 2 else "zyxwvuts", ((128, 129),))
+    assert guard.regret < -0.9 and guard.rests == 0
+
+
+def test_turns_that_end_otherwise_leave_nothing_behind() -> None:
+    guard = Guard(COST, 8)
+    guard.observe(TurnArrived("t", chain("abcd")))
+    guard.observe(TurnAborted("t"))
+    guard.observe(TurnArrived("u", chain("abcd")))
+    guard.observe(TurnScheduled("u", 65, 0, 0, 0, ((0, 65),)))
+    guard.observe(TurnAborted("u"))
+    guard.observe(TurnScheduled("nobody", 65, 0, 0, 0, ((0, 65),)))
+    guard.observe(TurnFinished("nobody", chain("abcd")))
+    guard.observe(PoolResized(4))
+    turn(guard, "v", "wxyz", ((0, 65),))
+    guard.check()
+    assert guard.paid_s == pytest.approx(guard.shadow_s)
+
+
+def test_a_large_pool_is_sampled() -> None:
+    guard = Guard(COST, SAMPLED_FROM_BLOCKS)
+    for i in range(160):
+        guard.observe(TurnArrived(f"t{i}", chain("ab"), f"job{i}"))
+        guard.observe(TurnScheduled(f"t{i}", 33, 0, 0, 0, ((0, 33),)))
+    one = COST.segments_seconds([(0, 33)])
+    assert 2 <= guard.paid_s / one <= 30, "about one job in 16"
