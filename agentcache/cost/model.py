@@ -49,9 +49,8 @@ class CostModel:
         return (
             p.c0
             + p.c_seg * extra
-            + p.c_lin * linear
+            + max(p.floor, p.c_lin * linear + p.c_dec * decodes)
             + p.c_load * resident_tokens
             + p.c_att * pairs
-            + p.c_dec * decodes
             + p.c_kv * context_tokens
         )

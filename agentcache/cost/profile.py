@@ -9,7 +9,8 @@ from typing import Any
 from agentcache.errors import ConfigError
 
 SCHEMA = "agentcache-cost/1"
-COEFFICIENTS = ("c0", "c_seg", "c_lin", "c_load", "c_att", "c_dec", "c_kv")
+COEFFICIENTS = ("c0", "c_seg", "c_lin", "c_load", "c_att", "c_dec", "c_kv", "floor")
+_CARRIED = Path(__file__).parent / "profiles"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +20,11 @@ class CostProfile:
     A step with Q prefill tokens in n segments [p, e), C resident tokens newly linked, and decodes over K context
     tokens takes
 
-        c0 + c_seg (n - 1) + c_lin Q + c_load C + c_att sum(e^2 - p^2) + c_dec decodes + c_kv K
+        c0 + c_seg (n - 1) + max(floor, c_lin Q + c_dec decodes) + c_load C + c_att sum(e^2 - p^2) + c_kv K
 
     c0 s: a step's fixed part; c_seg s: one more segment; c_lin s/token: projections, MLP, norms; c_load s/token:
-    touching a resident token; c_att s/token^2: causal attention; c_dec s: one decode row; c_kv s/token: its reads.
+    touching a resident token; c_att s/token^2: causal attention; c_dec s: one decode row; c_kv s/token: its reads;
+    floor s: reading the weights, which few tokens do not make shorter.
     The other fields say what was measured, on what, and how well the fit held on points left out of it.
     """
 
@@ -33,6 +35,7 @@ class CostProfile:
     c_load: float = 0.0
     c_dec: float = 0.0
     c_kv: float = 0.0
+    floor: float = 0.0
     model: str = ""
     device: str = ""
     tp: int = 1
@@ -63,6 +66,12 @@ class CostProfile:
             )
 
     @classmethod
+    def named(cls, name: str | Path) -> "CostProfile":
+        """A profile that comes along, by name (`h20-like`, `h200-like`), or a file as `load` reads it."""
+        carried = _CARRIED / f"{name}.json"
+        return cls.load(carried if carried.is_file() else name)
+
+    @classmethod
     def load(cls, path: str | Path) -> "CostProfile":
         """Read a profile's JSON. Raises `ConfigError` for anything but `agentcache-cost/1` with known fields."""
         hint = "leave the profile out to estimate from the model's shape"
@@ -83,6 +92,16 @@ class CostProfile:
         if missing := [name for name in ("c_lin", "c_att") if name not in data]:
             raise ConfigError(f"cost profile {path} lacks {', '.join(missing)}; it is not used", hint)
         return cls(**data)
+
+    def check_for(self, model: str, block_size: int) -> None:
+        """Raise `ConfigError` if this was measured on another model or with another block size."""
+        for what, mine, theirs in (("model", self.model, model), ("block size", self.block_size, block_size)):
+            if self.n_points and mine not in ("", None, theirs):
+                raise ConfigError(
+                    f"the cost profile was measured with {what} {mine}, the engine runs {theirs}: its seconds are not "
+                    "this engine's; the profile is not used",
+                    hint="measure this engine with `agentcache profile`, or leave the profile out",
+                )
 
     def save(self, path: str | Path) -> None:
         """Write the profile as JSON."""

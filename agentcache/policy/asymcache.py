@@ -134,6 +134,11 @@ class AsymCache:
                     if ghost := self._ghosts.pop(key, None):
                         self._sample(*ghost, now)
 
+    def reprice(self, cost: CostModel) -> None:
+        """Use these prices from now on; every block is filed anew."""
+        self._cost = cost
+        self._set_lifespan(self._lifespan_s)
+
     def _file(self, block: Block) -> None:
         slow, fast = self._entries[block] = self._entry(block)
         self._slow.add(slow)

@@ -111,6 +111,10 @@ class Guard:
         self.shadow_s = 0.0
         self.rests = 0
 
+    def reprice(self, cost: CostModel) -> None:
+        """Blocks cost something else from now on; what the window holds was paid at the old prices, on both sides."""
+        self._cost = cost
+
     @property
     def resting(self) -> bool:
         return self._left > 0

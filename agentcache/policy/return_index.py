@@ -92,6 +92,13 @@ class ReturnIndex:
     def follow(self, survival: Survival) -> None:
         self._survival = survival
 
+    def reprice(self, cost: CostModel) -> None:
+        """Blocks cost something else from now on."""
+        self._cost = cost
+        self.guard.reprice(cost)
+        for group in list(self._groups.values()):
+            self._file(group)
+
     # Blocks
 
     def offer(self, block: Block, now: float) -> None:

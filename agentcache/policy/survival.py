@@ -78,7 +78,7 @@ class Curve:
         if start <= 0.0:
             return 0.0
         share = min((age_s - EDGES[j]) / (EDGES[j + 1] - EDGES[j]), 1.0)
-        return start * (max(end, 1e-300) / start) ** share
+        return start * math.pow(max(end, 1e-300) / start, share)
 
     def p_return(self, age_s: float, window_s: float) -> float:
         """P(return within the window, given none up to this age)."""

@@ -215,3 +215,15 @@ def test_a_learnt_lifespan_refiles_what_is_evictable() -> None:
     now = 65_000.0
     victims = policy.victims(10, frozenset(), now)
     assert victims == sorted(waiting, key=lambda block: block.index), "of one age, the cheapest first"
+
+
+def test_new_prices_give_the_order_that_they_always_would_have() -> None:
+    flat = CostModel(CostProfile(c_lin=1e-4, c_att=0.0), 16)
+    told, fresh = AsymCache(flat, 64, lifespan_s=30), AsymCache(COST, 64, lifespan_s=30)
+    for number in range(40):
+        block = Block(number, number, number * 37 % 400, number // 8, number / 4)
+        told.offer(block, number / 4)
+        fresh.offer(block, number / 4)
+    told.reprice(COST)
+    told.check()
+    assert told.victims(40, frozenset(), 50.0) == fresh.victims(40, frozenset(), 50.0)
