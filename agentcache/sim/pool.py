@@ -61,14 +61,30 @@ class Pool:
                 last.append(block)
         self.residency.release(last, now)
 
+    def idle(self, blocks: Iterable[Block]) -> int:
+        """How many of these resident blocks nothing references."""
+        return sum(block not in self._references for block in blocks)
+
+    def drop(self, blocks: Iterable[Block]) -> None:
+        """Give references back to blocks whose content is of no use: with the last one they are empty."""
+        for block in blocks:
+            self._references[block] -= 1
+            if not self._references[block]:
+                del self._references[block]
+                self._discard(block)
+                self._empty.append(block)
+
+    def _discard(self, block: Block) -> None:
+        copies = self._copies[block.key]
+        copies.remove(block)
+        if not copies:
+            del self._copies[block.key]
+
     def _evict(self, need: int, now: float) -> None:
         victims = self.residency.victims(need, now)
         assert victims is not None, f"{need} victims asked of {len(self.residency)} evictable blocks"
         for block in victims:
-            copies = self._copies[block.key]
-            copies.remove(block)
-            if not copies:
-                del self._copies[block.key]
+            self._discard(block)
         self._empty.extend(reversed(victims))
         self.residency.observe(BlocksEvicted(tuple(block.key for block in victims)), now)
 

@@ -1,6 +1,7 @@
+import msgspec
 import pytest
 
-from agentcache_workloads.replay.metrics import mean, percentile, run_object, spread
+from agentcache_workloads.replay.metrics import jain, mean, percentile, run_object, spread
 from agentcache_workloads.replay.plan import Selection
 from agentcache_workloads.replay.spec import STOCK, CallRecord, JobRecord, RunResult, RunSpec
 
@@ -15,6 +16,7 @@ SCHEMA = [
     "live_pool",
     "slots",
     "cache_tokens",
+    "arrival",
     "jobs",
     "calls",
     "errors",
@@ -109,8 +111,16 @@ def test_what_stock_vllm_cannot_know_is_null() -> None:
     assert run["queue_s"]["mean"] is None
 
 
-def test_holding_is_unknown_where_turns_may_be_held() -> None:
+def test_holding_is_unknown_where_turns_may_be_held_and_nobody_says() -> None:
     assert run_object(make_spec(admission="working-set"), RESULT, 1.0)["held_s"]["mean"] is None
+
+
+def test_slowdowns_are_to_the_job_alone_and_jain_is_of_their_inverses() -> None:
+    result = msgspec.structs.replace(RESULT, alone_s={job.job: job.ended_s - job.arrived_s for job in JOBS})
+    assert run_object(make_spec(), result, 1.0)["slowdown"]["p50"] == 1.0
+    assert jain([1.0, 1.0, 1.0]) == pytest.approx(1.0)
+    assert jain([1.0, 0.0, 0.0, 0.0]) == pytest.approx(0.25)
+    assert jain([]) is None
 
 
 def test_no_p99_from_few_samples() -> None:

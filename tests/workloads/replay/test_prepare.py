@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from agentcache.cost import CostProfile
 from agentcache.errors import AgentCacheError, ConfigError, InputError
 from agentcache_workloads.replay.plan import Selection
 from agentcache_workloads.replay.prepare import Options, parse_seeds, prepare, split_specs
@@ -70,14 +71,14 @@ def test_twice_the_pool_is_half_the_pressure(options: Options) -> None:
     ("change", "error", "says"),
     [
         ({"engine": "http"}, ConfigError, "--engine 'http' is not available"),
-        ({"arrival": "poisson:2"}, ConfigError, "--arrival 'poisson:2' is not available"),
+        ({"arrival": "poisson"}, ConfigError, "--arrival is 'poisson'"),
         ({"dtype": "int3"}, ConfigError, "--dtype 'int3'"),
         ({"mode": "quantum"}, ConfigError, "--mode 'quantum'"),
         ({"policies": "vllm-lru,best"}, ConfigError, "policy 'best' is not available"),
         ({"policies": ","}, ConfigError, "--policies is ','"),
         ({"policies": "lru,lru"}, ConfigError, "each once"),
         ({"policies": "asymcache:wrong=1"}, ConfigError, "no option 'wrong'"),
-        ({"admission": "program"}, ConfigError, "not built yet"),
+        ({"admission": "program:x=1"}, ConfigError, "no option 'x'"),
         ({"admission": "whatever"}, ConfigError, "is unknown"),
         ({"seeds": "1,x"}, ConfigError, "--seeds is '1,x'"),
         ({"block_size": 24}, ConfigError, "--block-size is 24"),
@@ -87,6 +88,7 @@ def test_twice_the_pool_is_half_the_pressure(options: Options) -> None:
         ({"model": "no/such/folder"}, InputError, "no model folder"),
         ({"trace": Path("none.jsonl")}, InputError, "cannot be read"),
         ({"profile": Path("none.json")}, ConfigError, "cost profile none.json cannot be read"),
+        ({"chunking": "quick"}, ConfigError, "chunking 'quick' is unknown"),
         ({"json": Path("/no/such/folder/x.json")}, ConfigError, "--json /no/such/folder/x.json cannot be written"),
         ({"json": Path("same"), "html": Path("same")}, ConfigError, "--json and --html are both same"),
     ],
@@ -122,3 +124,11 @@ def test_splitting() -> None:
     for text in ("", "1,1", "-1", "1.5", "²"):
         with pytest.raises(ConfigError):
             parse_seeds(text)
+
+
+def test_a_profile_of_another_engine_is_refused(options: Options, tmp_path: Path) -> None:
+    """Measured seconds are those of one model and block size."""
+    for says, fields in (("with model other", {"model": "other"}), ("with block size 64", {"block_size": 64})):
+        CostProfile(c_lin=1e-4, c_att=1e-9, n_points=120, **fields).save(tmp_path / "p.json")
+        with pytest.raises(ConfigError, match=says):
+            prepare(dataclasses.replace(options, profile=tmp_path / "p.json"))

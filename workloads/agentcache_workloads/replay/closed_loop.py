@@ -41,11 +41,14 @@ class Progress:
 class ClosedLoop:
     """`slots` jobs are open at once; a slot takes the next job, in the order given, when its job ends.
 
+    With `arrivals` (seconds, one a job) the loop is open: every job starts at its time, whatever the engine does.
     A turn is due when all that it depends on is complete and its pause, times `time_scale`, has passed. The caller
     owns the clock: it takes what is `due(now)`, reports each end by `finish`, and may sleep until `next_s`.
     """
 
-    def __init__(self, jobs: Sequence[Job], slots: int, time_scale: float, now: float) -> None:
+    def __init__(
+        self, jobs: Sequence[Job], slots: int, time_scale: float, now: float, arrivals: Sequence[float] | None = None
+    ) -> None:
         self._jobs = jobs
         self._time_scale = time_scale
         self._taken = 0
@@ -53,8 +56,10 @@ class ClosedLoop:
         self._sent: set[tuple[int, int]] = set()
         self.progress: dict[int, Progress] = {}
         self.ended: dict[int, Progress] = {}
-        for _ in range(min(slots, len(jobs))):
-            self._take(now)
+        if arrivals is None:
+            arrivals = [now] * min(slots, len(jobs))
+        for arrival_s in arrivals:
+            self._take(arrival_s)
 
     @property
     def done(self) -> bool:

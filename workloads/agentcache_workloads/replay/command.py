@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from agentcache.errors import ConfigError
-from agentcache_workloads.replay import vllm_engine
+from agentcache_workloads.replay import sim_engine, vllm_engine
+from agentcache_workloads.replay.arrivals import KINDS
 from agentcache_workloads.replay.metrics import run_object
 from agentcache_workloads.replay.plan import Selection
 from agentcache_workloads.replay.prepare import Options, Prepared, prepare
@@ -25,13 +26,14 @@ from agentcache_workloads.replay.spec import STOCK
 from agentcache_workloads.replay.table import result_table
 
 SCHEMA = "agentcache-replay/1"
+ENGINES = {"vllm": vllm_engine.run, "sim": sim_engine.run}
 PLAIN_WIDTH = 150  # columns of a table that goes into a file or a pipe
 
 
 def replay(
     trace: Annotated[Path, typer.Argument(help="A trace, agentkv-trace/1, plain or zstd.")],
     cache_tokens: Annotated[int, typer.Option(min=1, help="Size of the KV pool, in engine tokens.")],
-    engine: Annotated[str, typer.Option(help="Where the jobs run: vllm.")] = "vllm",
+    engine: Annotated[str, typer.Option(help="Where the jobs run: vllm, or sim (simulated time).")] = "vllm",
     policies: Annotated[
         str, typer.Option(help=f"Policies, in order, with commas; {STOCK} is stock vLLM without the plug-in.")
     ] = f"{STOCK},lru-holes,asymcache",
@@ -41,7 +43,7 @@ def replay(
     sessions: Annotated[int | None, typer.Option(min=1, help="Jobs to take, by SHA-256 order; default all.")] = None,
     max_calls: Annotated[int | None, typer.Option(min=1, help="First calls of each job; default all.")] = None,
     slots: Annotated[int, typer.Option(min=1, help="Jobs open at once.")] = 8,
-    arrival: Annotated[str, typer.Option(help="How jobs arrive: closed (a slot takes the next one).")] = "closed",
+    arrival: Annotated[str, typer.Option(help="How jobs arrive: " + ", ".join(KINDS) + ".")] = "closed",
     tokens_per_block: Annotated[
         int | None, typer.Option(min=1, help="Engine tokens a block of the trace; default the trace's own.")
     ] = None,
@@ -58,12 +60,17 @@ def replay(
     dtype: Annotated[str, typer.Option(help="Of weights and cache: float32, bfloat16, float16.")] = "float32",
     block_size: Annotated[int, typer.Option(min=1, help="Engine tokens a cache block.")] = 32,
     max_batched_tokens: Annotated[int, typer.Option(min=1, help="Tokens a step computes at most.")] = 512,
-    profile: Annotated[Path | None, typer.Option(help="Cost profile; default estimated from the model.")] = None,
+    profile: Annotated[
+        Path | None, typer.Option(help="Cost profile, or h20-like, h200-like; default estimated.")
+    ] = None,
     mode: Annotated[str, typer.Option(help="Several holes a step (fused) or one (sequential).")] = "fused",
+    chunking: Annotated[
+        str, typer.Option(help="Prefill tokens beside decodes: adaptive:tpot=50ms, paper, fixed:N or off.")
+    ] = "off",
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the result here.")] = None,
     html_path: Annotated[Path | None, typer.Option("--html", help="Write the report here.")] = None,
 ) -> None:
-    """Replay recorded agent jobs on a real engine and compare policies by job latency.
+    """Replay recorded agent jobs on a real engine, or in the simulator, and compare policies by job latency.
 
     Closed loop: a turn is sent when what it depends on is complete and its recorded pause, scaled, has passed.
     Outputs are forced to the recorded structure, in every row. Exit codes: 0 done, 1 calls failed, 2 bad input.
@@ -88,6 +95,7 @@ def replay(
             max_batched_tokens=max_batched_tokens,
             profile=profile,
             mode=mode,
+            chunking=chunking,
             json=json_path,
             html=html_path,
         )
@@ -120,7 +128,7 @@ def _run_all(prepared: Prepared) -> list[dict[str, Any]]:
         for spec in prepared.specs:
             name = f"{spec.policy}, {spec.admission}, seed {spec.seed}"
             task = progress.add_task(name, total=prepared.plan.calls)
-            result = vllm_engine.run(spec, partial(_advance, progress, task))
+            result = ENGINES[spec.engine](spec, partial(_advance, progress, task))
             progress.stop_task(task)
             runs.append(run_object(spec, result, prepared.live_pool))
     return runs

@@ -32,10 +32,14 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A root session and its sub-agents' sessions. `turns` are ordered so that each stands behind what it needs."""
+    """A root session and its sub-agents' sessions. `turns` are ordered so that each stands behind what it needs.
+
+    `arrival_s`: when the source says that it arrived, in trace seconds.
+    """
 
     id: str
     turns: tuple[Turn, ...]
+    arrival_s: float | None = None
 
 
 def build_job(
@@ -82,7 +86,7 @@ def build_job(
                 followed_by=followed_by.get(index),
             )
         )
-    return Job(root.sid, tuple(turns))
+    return Job(root.sid, tuple(turns), root.arrival_s)
 
 
 def _order(session: Session, sessions: Mapping[str, Session], above: frozenset[str]) -> list[tuple[Session, Call]]:

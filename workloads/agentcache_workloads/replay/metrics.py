@@ -43,8 +43,9 @@ def run_object(spec: RunSpec, result: RunResult, live_pool: float) -> dict[str, 
     prompt_tokens = sum(call.prompt_tokens for call in done)
     cached_tokens = sum(call.cached_tokens for call in done)
     latencies_s = sorted(map(job_latency_s, result.jobs))
+    slowdowns = [job_latency_s(job) / result.alone_s[job.job] for job in result.jobs if job.job in result.alone_s]
     return {
-        "engine": "vllm",
+        "engine": spec.engine,
         "policy": spec.policy,
         "admission": spec.admission,
         "seed": spec.seed,
@@ -70,15 +71,16 @@ def run_object(spec: RunSpec, result: RunResult, live_pool: float) -> dict[str, 
         },
         "tpot_s": spread(map(tpot_s, done)),
         "queue_s": spread(call.queue_s for call in done),
-        "held_s": spread(0.0 if spec.admission == "fcfs" else None for _ in done),  # `fcfs` holds nothing
-        "slowdown": {"p50": None, "p99": None},  # needs each job's latency alone
-        "jain": None,
+        "held_s": spread(0.0 if spec.admission == "fcfs" else call.held_s for call in done),  # `fcfs` holds nothing
+        "slowdown": spread(slowdowns, (50, 99), top=False) if slowdowns else {"p50": None, "p99": None},
+        "jain": jain([1 / slowdown for slowdown in slowdowns]),
         "prompt_tokens": prompt_tokens,
         "cached_tokens": cached_tokens,
         "cached_tokens_after_hole": 0 if spec.stock else _total(call.cached_after_hole for call in done),
         "computed_tokens": prompt_tokens - cached_tokens,
-        "rebuild_s_saved": None,  # needs the positions of what was reused
+        "rebuild_s_saved": _sum_known(call.saved_s for call in done),
         "holes_per_call": _holes(done),
+        "arrival": spec.arrival,
         "evictions": result.evictions,
         "preemptions": _total(call.preemptions for call in done),
         "makespan_s": result.makespan_s,
@@ -90,6 +92,12 @@ def run_object(spec: RunSpec, result: RunResult, live_pool: float) -> dict[str, 
 def job_latency_s(job: JobRecord) -> float:
     """From the moment the job got its slot to the end of its last call, pauses included."""
     return job.ended_s - job.arrived_s
+
+
+def jain(shares: Sequence[float]) -> float | None:
+    """Jain's index of fairness: 1 when all have the same share, 1/n when one has all; shares are 1/slowdown."""
+    total = sum(shares)
+    return total**2 / (len(shares) * sum(share**2 for share in shares)) if total else None
 
 
 def ttft_s(call: CallRecord) -> float | None:
@@ -106,6 +114,11 @@ def tpot_s(call: CallRecord) -> float | None:
 
 def _total(values: Iterable[int | None]) -> int | None:
     """The sum, None as soon as one part is unknown."""
+    known = list(values)
+    return None if None in known else sum(value for value in known if value is not None)
+
+
+def _sum_known(values: Iterable[float | None]) -> float | None:
     known = list(values)
     return None if None in known else sum(value for value in known if value is not None)
 

