@@ -17,9 +17,12 @@ def serve(
     ctx: typer.Context,
     model: Annotated[str, typer.Argument(help="A model folder, a hub name (org/model), or tiny-llama, ...")],
     policy: Annotated[str | None, typer.Option(help="Eviction policy.")] = None,
-    admission: Annotated[str | None, typer.Option(help="Which turns may run: fcfs or working-set.")] = None,
+    admission: Annotated[str | None, typer.Option(help="Which turns may run: fcfs, program, working-set, ...")] = None,
     mode: Annotated[str | None, typer.Option(help="Several holes a step (fused) or one (sequential).")] = None,
     profile: Annotated[Path | None, typer.Option(help="Cost profile; default estimated from the model.")] = None,
+    chunking: Annotated[
+        str | None, typer.Option(help="Prefill tokens beside decodes: adaptive:tpot=50ms, paper, fixed:N or off.")
+    ] = None,
     print_config: Annotated[bool, typer.Option(help="Print the command line and stop.")] = False,
 ) -> None:
     """Start vLLM's OpenAI server with AgentCache on; every other flag goes to vLLM."""
@@ -31,6 +34,7 @@ def serve(
         "admission": admission,
         "mode": mode,
         "profile": str(profile.resolve()) if profile else None,
+        "chunking": chunking,
     }
     options = {key: value for key, value in given.items() if value is not None}
     argv = server_argv(_served(model), options, ctx.args)

@@ -1,4 +1,7 @@
-"""Eviction policies and how they are named: `NAME` or `NAME:option=value,option=value`."""
+"""Eviction policies and how they are named: `NAME` or `NAME:option=value,option=value`.
+
+A retention layer stands in front of a policy with a plus: `ttl+asymcache`, `ttl:tau_s=30+asymcache:p=0.5`.
+"""
 
 import inspect
 import math
@@ -10,7 +13,7 @@ from agentcache.cost import CostModel
 from agentcache.errors import ConfigError
 from agentcache.policy.base import Policy, Reuse
 
-__all__ = ["Policy", "Reuse", "make_policy", "names", "parse_spec"]
+__all__ = ["Policy", "Reuse", "layers", "make_policy", "names", "parse_spec"]
 
 GROUP = "agentcache.policies"
 
@@ -45,20 +48,39 @@ def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
 def make_policy(spec: str, cost: CostModel, capacity_blocks: int) -> Policy:
     """Build a policy for a pool of `capacity_blocks` blocks from its spec.
 
-    Raises `ConfigError` for an unknown policy (listing the known ones), an unknown option, or a bad value.
+    Raises `ConfigError` for an unknown policy (listing the known ones), a layer over nothing, something that is no
+    layer over something, an unknown option, or a bad value.
     """
-    name, options = parse_spec(spec)
-    if name not in _found():
-        raise ConfigError(f"unknown policy {name!r}; nothing was started", hint="known policies: " + ", ".join(names()))
-    cls = _found()[name].load()
+    first, plus, rest = spec.partition("+")
+    name, options = parse_spec(first)
+    cls = _load(name)
+    parameters = inspect.signature(cls).parameters
     known = {
-        key: parameter
-        for key, parameter in inspect.signature(cls).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        key: parameter for key, parameter in parameters.items() if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
     values = {key: _read(name, key, value, known) for key, value in options.items()}
-    policy: Policy = cls(cost, capacity_blocks, **values)
-    return policy
+    if ("inner" in parameters) != bool(plus):
+        wrong = "no retention layer, but stands" if plus else "a retention layer, but does not stand"
+        raise ConfigError(
+            f"policy {spec!r}: {name} is {wrong} in front of another policy; nothing was started",
+            hint="layers: " + ", ".join(layers()) + "; write for example ttl+return-index",
+        )
+    if not plus:
+        policy: Policy = cls(cost, capacity_blocks, **values)
+        return policy
+    make_policy(rest, cost, capacity_blocks)  # the inner spec is wrong now, or never
+    return cls(cost, capacity_blocks, lambda: make_policy(rest, cost, capacity_blocks), **values)  # type: ignore[no-any-return]
+
+
+def layers() -> list[str]:
+    """The names of policies that stand in front of another one."""
+    return [name for name in names() if "inner" in inspect.signature(_load(name)).parameters]
+
+
+def _load(name: str) -> Any:
+    if name not in _found():
+        raise ConfigError(f"unknown policy {name!r}; nothing was started", hint="known policies: " + ", ".join(names()))
+    return _found()[name].load()
 
 
 def _read(name: str, key: str, text: str, known: dict[str, inspect.Parameter]) -> Any:

@@ -32,14 +32,13 @@ _owners = attrgetter("owners")
 class _Group:
     """Evictable blocks with the same owners, tail first: the head is at the end of the list."""
 
-    __slots__ = ("blocks", "name", "owners", "rate", "release", "stamp")
+    __slots__ = ("blocks", "name", "owners", "rate", "stamp")
 
     def __init__(self, name: Hashable, owners: frozenset[Context]) -> None:
         self.name = name
         self.owners = owners
         self.blocks: list[Block] = []
         self.rate = 0.0  # returns per second
-        self.release = 0  # the last release that brought blocks
         self.stamp = 0  # entries of the heap with another stamp are stale
 
     def add(self, blocks: list[Block]) -> None:
@@ -137,7 +136,6 @@ class ReturnIndex:
         if not self._of.keys().isdisjoint(blocks):
             raise ValueError(f"some of {len(blocks)} blocks are evictable already, {blocks[0]} or later")
         group.add(blocks)
-        group.release = blocks[0].release
         self._of.update(zip(blocks, repeat(group)))
         self._weigh(group, now)
         self._file(group)
@@ -186,18 +184,18 @@ class ReturnIndex:
                     self._awaited.pop(context, None)
             return
         self._sequence += 1
-        head = group.blocks[-1].index
-        entry = (self._value(group), group.release, head, self._sequence, group.stamp, group)
+        block = group.blocks[0 if self.guard.resting else -1]  # the next one to go
+        entry = (self._value(group, block), block.release, block.index, self._sequence, group.stamp, group)
         heapq.heappush(self._heap, entry)
         if len(self._heap) > 4 * len(self._groups) + 64:
             self._heap = [entry for entry in self._heap if entry[-2] == entry[-1].stamp]
             heapq.heapify(self._heap)
 
-    def _value(self, group: _Group) -> float:
+    def _value(self, group: _Group, first: Block) -> float:
         if not self._survival.ready or self.guard.resting:
-            return float(group.release)
-        head, count = group.blocks[-1].index, min(self._run, len(group.blocks))
-        return group.rate * self._cost.run_seconds(head, count) / count
+            return float(first.release)
+        count = min(self._run, len(group.blocks))
+        return group.rate * self._cost.run_seconds(first.index, count) / count
 
     def _weigh(self, group: _Group, now: float) -> None:
         """The group's rate of return is the sum of its owners' (an upper bound of the rate of the next use)."""

@@ -1,38 +1,62 @@
 """Admission by working set: which jobs take turns at once, so that their contexts fit the pool together."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from agentcache.errors import ConfigError
-from agentcache.model import Key, shared
+from agentcache.policy.chains import Chain, ChainTree
+
+Order = Literal["turn", "program", "retained", "resident"]
+"""Which of the turns that may run goes first, after their priority.
+
+`turn`: the one that came first. `program`: that of the job that came first. `retained`: the same, but first come those
+whose context is retained. `resident`: the one with the largest resident share of its prompt. The last two and
+`program` resume preempted turns first.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkingSetConfig:
     """What the rule may be told.
 
-    `release_s`: a job paused for longer gives up its place until it returns. `headroom`: share of the pool left free.
-    `growth_quantile`: of the growth of past turns, what the next one is granted. `max_hold_s`: after which a held
-    turn runs whatever fits.
+    `order`: see `Order`. `footprints`: whether the jobs that take turns must fit the pool; without, only the order is
+    left. A paused job gives up its place `release_s` after its last turn; by default (None) when
+    P(return within `window_s` seconds) falls below `theta`, at most `max_release_s` after it, which also holds until
+    enough pauses were seen. `headroom`: share of the pool left free. `growth_quantile`: of the growth of past turns,
+    what the next one is granted. `max_hold_s`: after which a held turn runs whatever fits. `floors`: tenants with the
+    share of the pool that is theirs first.
     """
 
-    release_s: float = 60.0
+    order: Order = "program"
+    footprints: bool = True
+    release_s: float | None = None
+    window_s: float = 60.0
+    theta: float = 0.2
+    max_release_s: float = 60.0
     headroom: float = 0.05
     growth_quantile: float = 0.75
-    max_hold_s: float = 600.0
+    max_hold_s: float = 1800.0
+    floors: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         fine = {
-            "release_s": self.release_s >= 0,
+            "order": self.order in get_args(Order),
+            "release_s": self.release_s is None or self.release_s >= 0,
+            "window_s": self.window_s > 0,
+            "theta": 0 < self.theta <= 1,
+            "max_release_s": self.max_release_s >= 0,
             "headroom": 0 <= self.headroom < 1,
             "growth_quantile": 0 <= self.growth_quantile <= 1,
             "max_hold_s": self.max_hold_s > 0,
+            "floors": all(share > 0 for _, share in self.floors) and sum(share for _, share in self.floors) <= 1,
         }
         if wrong := [name for name, ok in fine.items() if not ok]:
             given = ", ".join(f"{name} {getattr(self, name)}" for name in wrong)
             raise ConfigError(
                 f"admission 'working-set': {given} is out of range; nothing was started",
-                hint="release_s >= 0, 0 <= headroom < 1, 0 <= growth_quantile <= 1, max_hold_s > 0",
+                hint=f"order one of {', '.join(get_args(Order))}; times >= 0, window_s and max_hold_s > 0; "
+                "0 < theta <= 1; 0 <= headroom < 1; 0 <= growth_quantile <= 1; floors > 0, together at most 1",
             )
 
 
@@ -42,28 +66,59 @@ class Candidate:
 
     `order` is its place (smaller first): priority, then arrival. `chains` are the keys of its contexts and of its
     queued prompts; `growth_blocks` is what its next turn may add. `held_s` is how long its oldest queued turn has
-    waited for admission, 0 if none does; `turns` says that it has a turn queued or running.
+    waited for admission, 0 if none does; `turns` says that it has a turn queued or running. `excused`: it joins
+    regardless, because members that could have run did not. A tenant is who a floor belongs to.
     """
 
     job: str
     order: tuple[float, ...]
-    chains: Sequence[Sequence[Key]]
+    chains: Sequence[Chain]
     growth_blocks: int = 0
     held_s: float = 0.0
     turns: bool = True
+    excused: bool = False
+    tenant: str = ""
+
+
+Excuse = Literal["alone", "bound", "idle"]
+"""Why a job is in although the sum does not fit: it is larger than the limit and runs alone, its hold has reached its
+bound, or nobody before it could run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Who is in, with how many blocks; why each of the others is not; who is in although the sum does not fit.
+    """Who is in, with how many blocks; why each of the others is not; who is in although the sum does not fit."""
 
-    Such exceptions had waited too long, or nobody else could have run.
-    """
+    members: tuple[str, ...] = ()
+    used_blocks: int = 0
+    held: dict[str, str] = field(default_factory=dict)
+    exceptions: dict[str, Excuse] = field(default_factory=dict)
 
-    members: tuple[str, ...]
-    used_blocks: int
-    held: dict[str, str]
-    exceptions: tuple[str, ...]
+
+class _Part:
+    """A part of the pool with `room` blocks, filled in order: the first job that does not fit ends it."""
+
+    def __init__(self, room: float) -> None:
+        self.room = room
+        self.used = 0
+        self.jobs = 0
+        self.full = False
+        self._tree = ChainTree()
+
+    def need(self, candidate: Candidate) -> int:
+        """Blocks that a job would add; what it shares, also among its own contexts, counts once."""
+        if len(candidate.chains) == 1:
+            return candidate.growth_blocks + self._tree.new(candidate.chains[0])
+        own = ChainTree()
+        return candidate.growth_blocks + sum(min(own.add(chain), self._tree.new(chain)) for chain in candidate.chains)
+
+    def fits(self, candidate: Candidate) -> bool:
+        self.full = self.full or self.used + self.need(candidate) > self.room
+        return not self.full
+
+    def add(self, candidate: Candidate) -> None:
+        self.used += candidate.growth_blocks + sum(map(self._tree.add, candidate.chains))
+        self.jobs += 1
 
 
 def choose(candidates: Iterable[Candidate], capacity_blocks: int, config: WorkingSetConfig) -> Choice:
@@ -73,38 +128,48 @@ def choose(candidates: Iterable[Candidate], capacity_blocks: int, config: Workin
     not fit ends the set, so that taking a job out never removes another member. The first job is always a member.
     Shared blocks count once. Whatever the sum says, a job held for longer than `max_hold_s` joins, and when all
     members are paused, so does the first job that has a turn: an idle engine serves nobody.
+
+    A tenant with a floor first fills its own share of the pool, in the same way; what it does not use is everybody's.
+    What its further jobs share with those on the floor counts again.
     """
     limit = capacity_blocks * (1 - config.headroom)
-    ordered = sorted(candidates, key=lambda candidate: (candidate.order, candidate.job))
+    floors = {tenant: _Part(share * limit) for tenant, share in config.floors}
     members: list[str] = []
-    exceptions: list[str] = []
+    competing: list[Candidate] = []
+    busy = False
+    for candidate in sorted(candidates, key=lambda candidate: (candidate.order, candidate.job)):
+        floor = floors.get(candidate.tenant)
+        if floor and floor.fits(candidate):
+            floor.add(candidate)
+            members.append(candidate.job)
+            busy = busy or candidate.turns
+        else:
+            competing.append(candidate)
+
+    # A floor that is full is kept as a whole, so that who leaves it leaves no less to the others.
+    rest = _Part(limit - sum(floor.room if floor.full else floor.used for floor in floors.values()))
     held: dict[str, str] = {}
-    chains: list[Sequence[Key]] = []
-    used = 0
-    full = busy = False
-    for candidate in ordered:
-        need = _footprint(candidate, chains)
-        full = full or bool(members and used + need > limit)
-        late = candidate.held_s > config.max_hold_s or (candidate.turns and not busy)
-        if full and not late:
-            taken = f"{used} of {int(limit)} are taken by {len(members)} jobs before it"
-            held[candidate.job] = f"needs {need} blocks, {taken}"
-            continue
+    exceptions: dict[str, Excuse] = {}
+    for candidate in competing:
+        if not rest.fits(candidate):
+            if not rest.jobs:
+                exceptions[candidate.job] = "alone"
+            elif candidate.held_s > config.max_hold_s:
+                exceptions[candidate.job] = "bound"
+            elif candidate.excused or (candidate.turns and not busy):
+                exceptions[candidate.job] = "idle"
+            else:
+                held[candidate.job] = _reason(candidate, rest, len(held))
+                continue
+        rest.add(candidate)
         members.append(candidate.job)
-        if full:
-            exceptions.append(candidate.job)
         busy = busy or candidate.turns
-        used += need
-        chains.extend(candidate.chains)
-    return Choice(tuple(members), used, held, tuple(exceptions))
+    used = rest.used + sum(floor.used for floor in floors.values())
+    return Choice(tuple(members), used, held, exceptions)
 
 
-def _footprint(candidate: Candidate, others: Sequence[Sequence[Key]]) -> int:
-    own = candidate.chains
-    return candidate.growth_blocks + sum(new_keys(chain, others, own[:i]) for i, chain in enumerate(own))
-
-
-def new_keys(chain: Sequence[Key], *groups: Iterable[Sequence[Key]]) -> int:
-    """Keys of a chain that no other chain holds. Keys are chained, so what is shared is always a prefix."""
-    longest = max((shared(chain, other) for group in groups for other in group), default=0)
-    return len(chain) - longest
+def _reason(candidate: Candidate, part: _Part, held: int) -> str:
+    taken = f"{part.used} of {int(part.room)} are taken by {part.jobs} jobs before it"
+    if held:
+        return f"{held} jobs that came before it wait; {taken}"
+    return f"needs {part.need(candidate)} blocks, {taken}"

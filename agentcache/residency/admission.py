@@ -1,135 +1,340 @@
-"""Admission in a host: which of the queued turns may run now, by the working set of their jobs."""
+"""Admission in a host: which of the queued turns may run now, and in what order, by the jobs they belong to."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from agentcache.errors import CheckFailed
-from agentcache.model import Context, Decision, Hold, Join, Key, Standing
-from agentcache.policy.pauses import PauseWindow
+from agentcache.model import Context, Decision, Hold, Join, Key, Standing, shared
+from agentcache.policy.growth import GrowthWindow
+from agentcache.policy.survival import Survival
 from agentcache.policy.working_set import Candidate, Choice, WorkingSetConfig, choose
 from agentcache.residency.contexts import ContextBook
+from agentcache.residency.resident_shares import ResidentShares
+
+HoldEnd = str
+"""`joined`: its job became a member; `bound`: it ran although it did not fit; `aborted`: the client left."""
+
+
+@dataclass(slots=True)
+class AdmissionCounts:
+    """What happened so far, for metrics. `held_s` adds up the seconds of all ended holds."""
+
+    holds: int = 0  # turns held
+    joins: int = 0  # of these, that ran as their job became a member
+    expired: int = 0  # jobs that ran because a hold reached its bound
+    alone: int = 0  # jobs that ran alone because they are larger than the limit
+    idle: int = 0  # jobs that ran because nobody else could
+    aborted: int = 0  # clients that left while held
+    released: int = 0  # paused jobs that gave up their place
+    false_ends: int = 0  # turns of jobs that had said that they ended
+    clashes: int = 0  # open turns of one context that contradict each other: an id that two clients use
+    resizes: int = 0
+    held_s: float = 0.0
 
 
 @dataclass(slots=True)
 class _Turn:
     """A turn that is queued (`queued_at` in seconds) or running (None); `keys` are those of its prompt."""
 
+    job: "_Job"
     context: Context
     keys: tuple[Key, ...]
+    order_key: int
     queued_at: float | None
+    preempted: bool = False
+    held_since: float | None = None
+    held_s: float = 0.0
 
 
 @dataclass(slots=True)
 class _Job:
-    """`order` is the job's place: the smallest order key that a turn of it gave, then its arrival."""
+    """`order` is the job's place: the smallest order key of its open turns, then its arrival.
 
+    `turns` are queued or running, `resting` are the contexts that were left by their last turn. `excused`: until its
+    turns are over, it runs whatever fits.
+    """
+
+    name: str
     order: tuple[float, ...]
     turns: dict[str, _Turn] = field(default_factory=dict)
+    resting: dict[Context, None] = field(default_factory=dict)
+    excused: bool = False
 
 
 class WorkingSetAdmission:
-    """Keeps the live jobs and applies the rule whenever an event or the clock may have changed its outcome."""
+    """Keeps the live jobs and applies the rule whenever an event or the clock may have changed its outcome.
 
-    def __init__(self, config: WorkingSetConfig, capacity_blocks: int, contexts: ContextBook) -> None:
+    `version` changes when a rank may have. `on_hold_end(turn, end, seconds)` hears of every hold that is over;
+    `is_retained(context)` is asked under the order `retained`.
+    """
+
+    def __init__(
+        self,
+        config: WorkingSetConfig,
+        capacity_blocks: int,
+        contexts: ContextBook,
+        survival: Survival | None = None,
+    ) -> None:
         self.config = config
         self.capacity_blocks = capacity_blocks
-        self.choice = Choice((), 0, {}, ())
+        self.choice = Choice()
+        self.counts = AdmissionCounts()
+        self.version = 0
+        self.on_hold_end: Callable[[str, HoldEnd, float], None] = lambda turn, end, seconds: None
+        self.is_retained: Callable[[Context], bool] = lambda context: False
+        self.shares = ResidentShares() if config.order == "resident" else None
         self._contexts = contexts
-        self._jobs: dict[str, _Job] = {}
-        self._turns: dict[str, str] = {}  # turn -> job
+        self._survival = survival
+        self._jobs: dict[str, _Job] = {}  # with an order, as long as the book knows them
+        self._live: dict[str, _Job] = {}  # with a turn, or expected back soon
+        self._turns: dict[str, _Turn] = {}
         self._arrivals = 0
-        self._growth = PauseWindow(first=1, every=1)
+        self._sweep_at = 64
+        self._replies = GrowthWindow(config.growth_quantile)  # from a prompt to the end of its output
+        self._inputs = GrowthWindow(config.growth_quantile)  # from there to the next prompt
         self._stale = True
         self._until = 0.0  # the clock alone changes nothing before
+        self._generation = -1  # of the survival curves
 
     # Events
 
     def arrived(self, turn: str, context: Context, keys: tuple[Key, ...], order_key: int, now: float) -> None:
-        """A turn is queued; `order_key` as vLLM's priority: lower is earlier."""
+        """A turn is queued, its context as it was before; `order_key` as vLLM's priority: lower is earlier."""
         job = self._jobs.get(context.job)
         if job is None:
+            self._sweep()
             self._arrivals += 1
-            job = self._jobs[context.job] = _Job((order_key, self._arrivals))
-        job.order = (min(job.order[0], order_key), job.order[1])
-        job.turns[turn] = _Turn(context, keys, now)
-        self._turns[turn] = context.job
-        self._stale = True
+            job = self._jobs[context.job] = _Job(context.job, (order_key, self._arrivals))
+        urgency = min(job.order[0], order_key) if job.turns else order_key
+        job.order = (urgency, job.order[1])
+        if context.chain:
+            if len(context.turns) > 1:  # a retry has the same prompt, a client's next turn a longer one
+                self.counts.clashes += shared(context.chain, keys) < min(len(context.chain), len(keys))
+            self._inputs.add(context.standing, max(len(keys) - len(context.chain), 0))
+        self.counts.false_ends += context.standing is Standing.ENDED
+        job.resting.pop(context, None)
+        job.turns[turn] = self._turns[turn] = _Turn(job, context, keys, order_key, now)
+        self._live[context.job] = job
+        if self.shares:
+            self.shares.add(turn, keys)
+        self._changed()
 
-    def scheduled(self, turn: str) -> None:
+    def scheduled(self, turn: str, now: float) -> None:
         """A turn has its blocks."""
-        if job := self._turns.get(turn):
-            self._jobs[job].turns[turn].queued_at = None
+        if found := self._turns.get(turn):
+            self._end_hold(turn, found, "joined", now)
+            found.queued_at, found.preempted = None, False
+            if self.shares:
+                self.shares.remove(turn)
 
     def preempted(self, turn: str, now: float) -> None:
         """A turn lost its blocks and is queued again."""
-        if job := self._turns.get(turn):
-            self._jobs[job].turns[turn].queued_at = now
-            self._stale = True
+        if found := self._turns.get(turn):
+            found.queued_at, found.preempted = now, True
+            if self.shares:
+                self.shares.add(turn, found.keys)
+            self._changed()
 
-    def closed(self, turn: str, final_blocks: int | None = None) -> None:
+    def closed(self, turn: str, now: float, final_blocks: int | None = None) -> None:
         """A turn is over, with `final_blocks` full blocks in its context if it finished."""
-        if job := self._turns.pop(turn, None):
-            gone = self._jobs[job].turns.pop(turn)
-            if final_blocks is not None:
-                self._growth.add(max(final_blocks - len(gone.keys), 0))
-            self._stale = True
+        if (gone := self._turns.pop(turn, None)) is None:
+            return
+        self._end_hold(turn, gone, "aborted", now)
+        job = gone.job
+        del job.turns[turn]
+        if self.config.footprints and gone.queued_at is None:  # who leaves while it waits is not expected back
+            job.resting[gone.context] = None
+        if not job.turns:
+            job.excused = False
+            if not job.resting:
+                del self._live[job.name]
+        if final_blocks is not None:
+            self._replies.add(gone.context.standing, max(final_blocks - len(gone.keys), 0))
+        if self.shares:
+            self.shares.remove(turn)
+        self._changed()
 
     def ended(self) -> None:
         """A job is known to have ended: its contexts say so."""
         self._stale = True
 
+    def resized(self, capacity_blocks: int) -> None:
+        """The pool has another size from now on."""
+        self.capacity_blocks = capacity_blocks
+        self.counts.resizes += 1
+        self._stale = True
+
+    def stored(self, keys: Iterable[Key]) -> None:
+        """Blocks with these keys are resident now."""
+        if self.shares and self.shares.stored(keys):
+            self.version += 1
+
+    def evicted(self, keys: Iterable[Key]) -> None:
+        """Blocks with these keys are gone."""
+        if self.shares and self.shares.evicted(keys):
+            self.version += 1
+
+    def stalled(self) -> None:
+        """Nothing runs although turns wait: members cannot, for a reason that only the host knows."""
+        first = next((self._live[name] for name in self.choice.held if name in self._live), None)
+        if first and not any(job.excused for job in self._live.values()):  # one at a time
+            first.excused = self._stale = True
+
+    def _changed(self) -> None:
+        self._stale = True
+        self.version += 1
+
     # The rule
 
     def may_run(self, turn: str) -> bool:
         """Whether a queued turn is a member's; a turn nobody told us of may run."""
-        return self._turns.get(turn) not in self.choice.held
+        found = self._turns.get(turn)
+        return found is None or found.job.name not in self.choice.held
+
+    def rank(self, turn: str) -> tuple[float, ...]:
+        """The place of a turn among those that may run; ties are the host's to break, first come first served."""
+        found = self._turns.get(turn)
+        if found is None:
+            return ()
+        if self.config.order == "turn":
+            return (found.order_key,)
+        if self.config.order == "resident":
+            assert self.shares
+            return (found.order_key, not found.preempted, -self.shares.of(turn))
+        priority, arrival = found.job.order
+        if self.config.order == "retained":
+            return (priority, not found.preempted, not self.is_retained(found.context), arrival)
+        return (priority, not found.preempted, arrival)
 
     def decide(self, now: float) -> list[Decision]:
         """Apply the rule if its outcome may have changed; returns who joined and who is held that was not before."""
+        self.version += self.config.order == "retained"  # leases run out by themselves
+        if not self.config.footprints:
+            return []
+        if self._survival and self._survival.generation != self._generation:
+            self._generation = self._survival.generation
+            self._stale = True
         if not self._stale and now < self._until:
             return []
         before = self.choice
-        self.choice = choose(self._candidates(now), self.capacity_blocks, self.config)
+        candidates = self._candidates(now)
+        self.choice = choose(candidates, self.capacity_blocks, self.config)
         self._stale = False
-        joined = set(self.choice.members) - set(before.members)
-        held = self.choice.held.keys() - before.held.keys()
-        return [
-            *(Join(job) for job in self.choice.members if job in joined),
-            *(Hold(job, reason) for job, reason in self.choice.held.items() if job in held),
-        ]
+        return self._announce(before, now)
 
     def _candidates(self, now: float) -> list[Candidate]:
-        growth = int(self._growth.quantile(self.config.growth_quantile)) if len(self._growth) else 0
         candidates = []
         self._until = float("inf")
-        for name, job in list(self._jobs.items()):
-            family = self._contexts.of_job(name)
-            open_turns = {id(turn.context): turn for turn in job.turns.values()}
-            # A context that rests for longer, or has ended, is nobody's footprint: it may be evicted.
-            release_s = self.config.release_s
-            resting = [
-                context
-                for context in family
-                if id(context) not in open_turns
-                and context.standing is not Standing.ENDED
-                and now - context.idle_since < release_s
-            ]
-            if not job.turns and not resting:
-                if not family:
-                    del self._jobs[name]
+        for name, job in list(self._live.items()):
+            chains = [turn.keys for turn in job.turns.values()]
+            growth = sum(self._replies.expected(turn.context.standing) for turn in job.turns.values())
+            for context in list(job.resting):
+                release_s = self._release_s(context)
+                # A context that rests for longer, or has ended, is nobody's footprint: it may be evicted.
+                if context.turns or self._contexts.get(context.id) is not context or context.standing is Standing.ENDED:
+                    del job.resting[context]
+                elif now - context.idle_since >= release_s:
+                    del job.resting[context]
+                    self.counts.released += 1
+                else:
+                    self._until = min(self._until, context.idle_since + release_s)
+                    chains.append(context.chain)
+                    growth += self._inputs.expected(context.standing) + self._replies.expected(context.standing)
+            if not chains:
+                del self._live[name]
                 continue
-            queued = [turn.queued_at for turn in job.turns.values() if turn.queued_at is not None]
-            self._until = min([self._until, *(context.idle_since + release_s for context in resting)])
-            if queued:
-                self._until = min(self._until, min(queued) + self.config.max_hold_s)
-            chains = [turn.keys for turn in open_turns.values()] + [context.chain for context in resting]
-            held_s = now - min(queued, default=now)
-            candidates.append(Candidate(name, job.order, chains, growth, held_s, bool(job.turns)))
+            queued = min((turn.queued_at for turn in job.turns.values() if turn.queued_at is not None), default=None)
+            if queued is not None and (bound_s := queued + self.config.max_hold_s) >= now:
+                self._until = min(self._until, bound_s)
+            tenant, slash, _ = name.partition("/")
+            candidates.append(
+                Candidate(
+                    name,
+                    job.order,
+                    chains,
+                    growth,
+                    0.0 if queued is None else now - queued,
+                    bool(job.turns),
+                    job.excused,
+                    tenant if slash else "",
+                )
+            )
         return candidates
+
+    def _release_s(self, context: Context) -> float:
+        """After which seconds of pause a context gives up its place."""
+        if self.config.release_s is not None:
+            return self.config.release_s
+        if self._survival is None or not self._survival.ready:
+            return self.config.max_release_s
+        release_s = self._survival.release_age_s(context, self.config.window_s, self.config.theta)
+        return min(release_s, self.config.max_release_s)
+
+    def _announce(self, before: Choice, now: float) -> list[Decision]:
+        """Count what the new choice changes; returns it as decisions."""
+        choice, counts = self.choice, self.counts
+        for name, excuse in choice.exceptions.items():
+            if before.exceptions.get(name) != excuse:
+                counts.expired += excuse == "bound"
+                counts.alone += excuse == "alone"
+                counts.idle += excuse == "idle"
+        for job in self._live.values():
+            held = job.name in choice.held
+            end = "bound" if choice.exceptions.get(job.name) == "bound" else "joined"
+            for name, turn in job.turns.items():
+                if not held:
+                    self._end_hold(name, turn, end, now)
+                elif turn.queued_at is not None and turn.held_since is None:
+                    turn.held_since = now
+                    counts.holds += 1
+        joined = set(choice.members) - set(before.members)
+        newly_held = choice.held.keys() - before.held.keys()
+        return [
+            *(Join(name) for name in choice.members if name in joined),
+            *(Hold(name, reason) for name, reason in choice.held.items() if name in newly_held),
+        ]
+
+    def _end_hold(self, name: str, turn: _Turn, end: HoldEnd, now: float) -> None:
+        if turn.held_since is None:
+            return
+        seconds = now - turn.held_since
+        turn.held_since = None
+        turn.held_s += seconds
+        self.counts.held_s += seconds
+        self.counts.joins += end == "joined"
+        self.counts.aborted += end == "aborted"
+        self.on_hold_end(name, end, seconds)
+
+    def _sweep(self) -> None:
+        """Forget the places of jobs that the book has forgotten, once in a while."""
+        if len(self._jobs) < self._sweep_at:
+            return
+        self._jobs = {
+            name: job for name, job in self._jobs.items() if name in self._live or self._contexts.of_job(name)
+        }
+        self._sweep_at = max(2 * len(self._jobs), 64)
+
+    # Looking
+
+    @property
+    def held_turns(self) -> int:
+        """Turns that wait because the rule says so."""
+        return sum(turn.held_since is not None for turn in self._turns.values())
+
+    def held_s(self, turn: str, now: float) -> float:
+        """For how many seconds the rule has held a turn so far; 0 for a turn that is not open."""
+        if (found := self._turns.get(turn)) is None:
+            return 0.0
+        return found.held_s + (0.0 if found.held_since is None else now - found.held_since)
 
     def check(self) -> None:
         """Recount; raise `CheckFailed` with the equation that does not hold."""
-        turns = {turn: name for name, job in self._jobs.items() for turn in job.turns}
+        turns = {name: turn for job in self._jobs.values() for name, turn in job.turns.items()}
         if turns != self._turns:
             raise CheckFailed(f"jobs hold {len(turns)} turns, the index {len(self._turns)}")
+        if lost := [job.name for job in self._jobs.values() if job.turns and self._live.get(job.name) is not job]:
+            raise CheckFailed(f"jobs {lost} have turns but are not live")
         if both := set(self.choice.members) & self.choice.held.keys():
             raise CheckFailed(f"jobs {sorted(both)} are members and held at once")
+        if self.shares:
+            self.shares.check()

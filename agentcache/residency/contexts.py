@@ -1,7 +1,7 @@
 """The book of contexts: which chains of blocks belong to which job, as the stream of turns has shown them."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from agentcache.errors import CheckFailed
 from agentcache.model import Context, Key, Standing, TurnArrived, shared
@@ -11,7 +11,7 @@ _LIVELIEST = (Standing.TOOL, Standing.END_TURN, Standing.UNKNOWN, Standing.SUPER
 
 
 Owners = frozenset[Context]
-_NOBODY: Owners = frozenset()
+NOBODY: Owners = frozenset()
 
 
 def liveliest(owners: Owners) -> Standing:
@@ -50,7 +50,12 @@ class ContextBook:
         return list(self._jobs.get(job, {}).values())
 
     def owners(self, key: Key) -> Owners:
-        return self._owners.get(key, _NOBODY)
+        return self._owners.get(key, NOBODY)
+
+    @property
+    def owned(self) -> Mapping[Key, Owners]:
+        """The owners of every key that has some."""
+        return self._owners
 
     def resolve(self, turn: TurnArrived) -> Context:
         """Find the context that a turn extends, by its ids where it has any, else by lineage; or open a new one."""
@@ -84,7 +89,7 @@ class ContextBook:
     def _by_lineage(self, keys: tuple[Key, ...]) -> Context | None:
         """Of the owners of the deepest known block, the one that the turn continues; anonymous like the turn."""
         for key in reversed(keys):
-            owners = self._owners.get(key, _NOBODY)
+            owners = self._owners.get(key, NOBODY)
             if real := [context for context in owners if context not in self._remnants]:
                 anonymous = [context for context in real if context.id.startswith(_ANONYMOUS)]
                 return self._nearest(sorted(anonymous, key=lambda context: (-context.idle_since, context.id)), keys)
@@ -130,7 +135,7 @@ class ContextBook:
 
     def forget_key(self, key: Key) -> Context | None:
         """The block of a key is gone from memory; returns the remnant of which it was the last one."""
-        if not self._remnants or len(owners := self._owners.get(key, _NOBODY)) != 1:
+        if not self._remnants or len(owners := self._owners.get(key, NOBODY)) != 1:
             return None
         (owner,) = owners
         if owner not in self._remnants:
@@ -171,7 +176,7 @@ class ContextBook:
         made: dict[Owners, Owners] = {}
         owners = self._owners
         for key in keys:
-            old = owners.get(key, _NOBODY)
+            old = owners.get(key, NOBODY)
             new = made.get(old)
             if new is None:
                 new = made[old] = change(old)

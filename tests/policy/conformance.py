@@ -6,6 +6,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from agentcache.cost import CostModel, CostProfile
 from agentcache.model import Block, BlocksRestood, Standing, TurnArrived
 from agentcache.policy import Policy, make_policy
+from agentcache.policy.belady import Belady
 
 COST = CostModel(CostProfile(c_lin=1e-4, c_att=1e-8), 16)
 BLOCKS = 24
@@ -19,6 +20,9 @@ class Conformance(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
         self.policies: list[Policy] = [make_policy(self.spec, COST, BLOCKS) for _ in range(2)]
+        for policy in self.policies:
+            if isinstance(policy, Belady):
+                policy.foresee({f"key{number}": [10.0 * number, 4000.0] for number in range(0, BLOCKS, 2)})
         # Each instance has its own blocks: a policy may know them by identity alone.
         self.blocks = [[Block(number, f"key{number}", number % 8) for number in range(BLOCKS)] for _ in range(2)]
         self.evictable: set[int] = set()

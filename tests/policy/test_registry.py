@@ -1,19 +1,23 @@
 """Policies are found by name, and a bad spec says what exists."""
 
+import re
+
 import pytest
 
 from agentcache.cost import CostModel, CostProfile
 from agentcache.errors import ConfigError
-from agentcache.policy import make_policy, names, parse_spec
+from agentcache.policy import layers, make_policy, names, parse_spec
 from agentcache.policy.asymcache import AsymCache
 
 COST = CostModel(CostProfile(c_lin=1e-4, c_att=1e-9), 16)
 
 
 def test_names_are_those_that_specs_use() -> None:
-    assert {"lru", "lru-holes", "asymcache", "asymcache-paper", "asymcache-periodic"} <= set(names())
+    assert {"lru", "asymcache-paper", "return-index", "belady-compute", "ttl"} <= set(names())
+    assert layers() == ["ttl"]
     for name in names():
-        assert make_policy(name, COST, 8).name == name
+        spec = f"{name}+lru" if name in layers() else name
+        assert make_policy(spec, COST, 8).name == name
 
 
 def test_parse_spec() -> None:
@@ -50,3 +54,23 @@ def test_a_bad_spec_is_refused(spec: str, said: str, hint: str | None) -> None:
         make_policy(spec, COST, 8)
     assert said in error.value.message
     assert hint is None or hint in (error.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("ttl", "does not stand in front of another policy"),
+        ("lru+asymcache", "lru is no retention layer"),
+        ("ttl+nothing", "unknown policy 'nothing'"),
+        ("ttl:tau=3+lru", "policy 'ttl' has no option 'tau'"),
+        ("ttl:share=2+lru", "share 2.0"),
+        ("ttl+ttl", "does not stand in front"),
+    ],
+)
+def test_layers_stand_in_front_of_policies(spec: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        make_policy(spec, COST, 8)
+
+
+def test_layers_can_be_stacked() -> None:
+    assert make_policy("ttl:tau_s=5+ttl:tau_s=1+asymcache:p=0.9", COST, 8).reuse == "holes"

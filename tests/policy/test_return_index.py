@@ -123,6 +123,17 @@ def test_without_knowledge_it_is_lru_from_the_head() -> None:
     assert host.evict(4, 3.0) == ["x", "xy", "xyz", "a"]
 
 
+def test_new_prices_give_a_new_order() -> None:
+    host = Host(run_blocks=1)
+    teach(host, MIXED)
+    host.turn("abcdef", 0.0, "one")
+    host.turn("xy", 0.0, "two")
+    host.evict(1, 0.5)
+    host.policy.reprice(CostModel(CostProfile(c_lin=1e-4, c_att=0.0), 16))
+    host.residency.check()
+    assert len(host.evict(3, 0.5)) == 3
+
+
 class AgainstTheDefinition(RuleBasedStateMachine):
     """Random turns and evictions; each victim is the one that the definition picks."""
 
@@ -162,7 +173,7 @@ class AgainstTheDefinition(RuleBasedStateMachine):
             groups.setdefault(block.owners or block.release, []).append(block)
 
         def value(blocks: list[Block]) -> tuple[float, int, int]:
-            release = max(block.release for block in blocks)
+            release = blocks[0].release
             if not survival.ready:
                 return release, release, blocks[0].index
             rate = 0.0

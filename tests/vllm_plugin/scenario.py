@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
 
@@ -50,8 +51,18 @@ def main() -> None:
 
     from vllm import EngineArgs, LLMEngine, SamplingParams
 
+    from agentcache.policy.admission import parse_admission
+    from agentcache.residency.admission import WorkingSetAdmission
     from agentcache.vllm_plugin.inspect import EngineView
     from agentcache.vllm_plugin.models import model_dir
+
+    published = {}
+    if spec.get("kv_events"):
+        from vllm.config import KVEventsConfig
+
+        from tests.vllm_plugin.kv_events import Subscriber, events_config
+
+        published = {"kv_events_config": KVEventsConfig(**events_config())}
 
     engine = LLMEngine.from_engine_args(
         EngineArgs(
@@ -65,20 +76,31 @@ def main() -> None:
             max_num_batched_tokens=spec.get("chunk", 256),
             num_gpu_blocks_override=spec.get("pool", 60),
             disable_log_stats=False,
+            **published,
             **spec.get("engine", {}),
         )
     )
     view = EngineView(engine)
+    subscriber = published and Subscriber(published["kv_events_config"].endpoint)
     events: list[Any] = []
     view.listen(lambda event, now: events.append(event))
     outcome: dict[str, Any] = {"classes": view.classes(), "tokens": {}, "cached": [], "aborted": 0, "held": 0}
     rng = random.Random(1)
     batches = spec.get("prompts") or prompts(spec.get("seed", 3))[: spec.get("batches", 14)]
+    admissions = spec.get("admissions", [])
     for number, batch in enumerate(batches):
+        if admissions:  # one engine tries them all: nothing is open between two batches
+            rule = parse_admission(admissions[number % len(admissions)])
+            core = view.host.residency
+            core.admission = WorkingSetAdmission(rule, core.capacity_blocks, core.contexts, core.survival)
         for row, tokens in enumerate(batch):
             n = spec.get("n", 1)
-            params = SamplingParams(temperature=float(n > 1), seed=row, max_tokens=8, ignore_eos=True, n=n)
-            engine.add_request(f"{number}-{row}", {"prompt_token_ids": tokens}, params)
+            extra = {"job_id": f"document {tokens[0]}"} if spec.get("jobs") and number % 3 else None
+            params = SamplingParams(
+                temperature=float(n > 1), seed=row, max_tokens=8, ignore_eos=True, n=n, extra_args=extra
+            )
+            urgency = -row if spec.get("priorities") else 0
+            engine.add_request(f"{number}-{row}", {"prompt_token_ids": tokens}, params, priority=urgency)
         steps = 0
         core = view.host and view.host.residency
         while engine.has_unfinished_requests():
@@ -89,14 +111,23 @@ def main() -> None:
             outputs = engine.step()
             if core and core.admission:
                 outcome["held"] += len(core.admission.choice.held)
+                core.check()
             for output in outputs:
                 if output.finished:
                     texts = [list(choice.token_ids) for choice in output.outputs]
                     outcome["tokens"][output.request_id.split("_")[-1]] = texts
                     outcome["cached"].append(output.num_cached_tokens)
+        if admissions:
+            counted = {name: count for name, count in asdict(core.admission.counts).items() if name != "held_s"}
+            outcome["admission"] = Counter(outcome.get("admission", {})) + Counter(counted)
     view.check()
+    if subscriber:
+        subscriber.take()
+        outcome["kv_events"] = subscriber.compare(view.pool)
     outcome["events"] = Counter(type(event).__name__ for event in events)
     scheduled = [event for event in events if type(event).__name__ == "TurnScheduled"]
+    timed = [event for event in events if type(event).__name__ == "StepTimed"]
+    outcome["steps"] = [(e.tokens, e.decodes, e.context_tokens, e.seconds, e.predicted_s) for e in timed]
     outcome["after_hole"] = sum(event.after_hole for event in scheduled)
     outcome["holes"] = sum(event.holes for event in scheduled)
     print(json.dumps(outcome))

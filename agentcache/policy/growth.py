@@ -1,0 +1,41 @@
+"""How much a context grows from turn to turn, by what it waits for: what admission grants the next turn."""
+
+from agentcache.model import Standing
+from agentcache.policy.pauses import PauseWindow
+
+_SAMPLES = 16
+"""A class with fewer samples lets all classes together speak."""
+
+
+class GrowthWindow:
+    """Sliding windows of growth in blocks, by the standing of the context before; asked for one quantile."""
+
+    def __init__(self, quantile: float) -> None:
+        self._quantile = quantile
+        self._all = _Window(quantile)
+        self._classes = {standing: _Window(quantile) for standing in Standing}
+
+    def add(self, standing: Standing, blocks: int) -> None:
+        self._all.add(blocks)
+        self._classes[standing].add(blocks)
+
+    def expected(self, standing: Standing) -> int:
+        """The quantile of the class's growth in blocks; 0 while nothing was seen."""
+        window = self._classes[standing]
+        return (window if window.samples >= _SAMPLES else self._all).value
+
+
+class _Window:
+    __slots__ = ("_quantile", "_values", "samples", "value")
+
+    def __init__(self, quantile: float) -> None:
+        self._quantile = quantile
+        self._values = PauseWindow(size=256)
+        self.samples = 0
+        self.value = 0
+
+    def add(self, blocks: int) -> None:
+        self._values.add(blocks)
+        self.samples += 1
+        if self.samples <= _SAMPLES or self.samples % _SAMPLES == 0:  # sorting the window for each sample is dear
+            self.value = int(self._values.quantile(self._quantile))
