@@ -31,9 +31,10 @@ class Pool:
 
     def acquire(self, blocks: Sequence[Block], now: float) -> None:
         """Reference resident blocks once more."""
-        self.residency.acquire((block for block in blocks if block not in self._references), now)
+        references = self._references
+        self.residency.acquire([block for block in blocks if block not in references], now)
         for block in blocks:
-            self._references[block] = self._references.get(block, 0) + 1
+            references[block] = references.get(block, 0) + 1
 
     def store(self, places: Sequence[tuple[int, Key]], now: float) -> list[Block]:
         """Put (index, key) pairs into new referenced blocks, evicting as needed; as many as fit, from the first on."""
@@ -53,11 +54,13 @@ class Pool:
 
     def release(self, blocks: Iterable[Block], now: float) -> None:
         """Give references back; blocks whose last one goes become evictable, in this order."""
+        references = self._references
         last = []
         for block in blocks:
-            self._references[block] -= 1
-            if not self._references[block]:
-                del self._references[block]
+            if left := references[block] - 1:
+                references[block] = left
+            else:
+                del references[block]
                 last.append(block)
         self.residency.release(last, now)
 

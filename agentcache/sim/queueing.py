@@ -9,15 +9,14 @@ full, and a step's time by the cost model.
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from agentcache.cost import CostModel
 from agentcache.errors import CheckFailed, InputError
 from agentcache.model import (
     Block,
-    JobFinished,
     Key,
     Stop,
-    TurnAborted,
     TurnArrived,
     TurnFinished,
     TurnPreempted,
@@ -29,6 +28,9 @@ from agentcache.sim.pool import Pool
 
 IDLE_STEP_S = 1e-3
 """How long a step takes in which nothing can run."""
+
+MAX_SEGMENTS = 8
+"""Gaps of one prompt that one step computes, as in the plug-in's fused mode."""
 
 MAX_STRETCH = 64
 """Steps that are taken at once while turns are held: the rule of admission must see the clock."""
@@ -55,7 +57,8 @@ class Running:
     """A call in the engine, and what has been seen of it. Times are simulated seconds, None before they come.
 
     `gaps` are the token ranges that are still to be computed of the prompt (and, after a preemption, of the output so
-    far); `done` output tokens have been sampled. `paid_s` and `saved_s` are seconds of prefill by the cost model.
+    far); `done` output tokens have been sampled. The first `reach` blocks are held, and those behind that were found.
+    `paid_s` and `saved_s` are seconds of prefill by the cost model.
     """
 
     call: Call
@@ -63,7 +66,7 @@ class Running:
     gaps: deque[tuple[int, int]] = field(default_factory=deque)
     done: int = 0
     blocks: dict[int, Block] = field(default_factory=dict)
-    partial: Block | None = None
+    reach: int = 0
     scheduled_s: float | None = None
     first_token_s: float | None = None
     finished_s: float | None = None
@@ -91,6 +94,7 @@ class Engine:
         max_batched_tokens: int = 2048,
         max_seqs: int = 256,
         chunking: Chunking | None = None,
+        max_segments: int = MAX_SEGMENTS,
     ) -> None:
         self.residency = residency
         self.pool = Pool(residency)
@@ -102,6 +106,7 @@ class Engine:
         self._max_batched_tokens = max_batched_tokens
         self._max_seqs = max_seqs
         self._chunking = chunking or Chunking()
+        self._max_segments = max_segments
         self._holes = residency.policy.reuse == "holes"
         self._version = -1
         self._complete: list[Running] = []  # calls whose prompt is complete with this step
@@ -127,26 +132,31 @@ class Engine:
         self.waiting.append(entry)
         return entry
 
-    def step(self, now: float, until: float) -> tuple[float, list[Running]]:
+    def step(self, now: float, until: float, end: float | None = None) -> tuple[float, list[Running]]:
         """Run one step, or a stretch of equal ones that ends before `until`; returns its end and the finished calls.
 
         While decodes alone run and nothing else can happen, a stretch is taken at once: its time is the sum of an
-        arithmetic series in the context tokens.
+        arithmetic series in the context tokens. `end` says when this one step is known to end, by a recorded clock.
         """
         self.residency.admit(now)
         self._sort()
         self._complete = []
+        preempted = self.preemptions
         intact = self._make_room(now)
         decodes = [entry for entry in self.running if not entry.gaps]
         context_tokens = sum(entry.tokens for entry in decodes)
         pairs, prefill_tokens, segments = self._prefill(decodes, context_tokens, now, intact)
+        if self.preemptions != preempted:
+            decodes = [entry for entry in self.running if entry in decodes]
+            context_tokens = sum(entry.tokens for entry in decodes)
         if not decodes and not prefill_tokens:
             if self.waiting:
                 self.residency.stalled()
-                return now + max(self._cost.profile.floor, IDLE_STEP_S), []
+                return end or now + max(self._cost.profile.floor, IDLE_STEP_S), []
             return now, []
-        count = 1 if prefill_tokens else self._stretch(decodes, context_tokens, now, until)
-        end = now + self._seconds(len(decodes), context_tokens, prefill_tokens, pairs, segments, count)
+        count = 1 if prefill_tokens or end is not None else self._stretch(decodes, context_tokens, now, until)
+        if end is None:
+            end = now + self._seconds(len(decodes), context_tokens, prefill_tokens, pairs, segments, count)
         self.steps += count
         return end, self._sample(decodes, count, end)
 
@@ -171,11 +181,12 @@ class Engine:
         """Blocks for the first so many tokens of a call, as far as it does not hold them."""
         size, keys = self._cost.block_size, entry.call.keys
         need = -(-tokens // size)
-        missing = [index for index in range(need) if index not in entry.blocks]
+        missing = [index for index in range(entry.reach, need) if index not in entry.blocks]
+        if len(missing) > self.pool.free_blocks:
+            return False
+        entry.reach = max(entry.reach, need)
         if not missing:
             return True
-        if self.pool.free_blocks < len(missing):
-            return False
         # A block that never fills has no key that anybody could ask for.
         named = [(index, keys[index] if index < len(keys) else (entry.call.id, index)) for index in missing]
         entry.blocks.update(zip(missing, self.pool.store(named, now), strict=True))
@@ -184,20 +195,24 @@ class Engine:
     def _preempt(self, entry: Running, now: float) -> None:
         self.preemptions += 1
         entry.preemptions += 1
-        computed = entry.gaps[0][0] if entry.gaps else entry.tokens - 1
         self.residency.observe(TurnPreempted(entry.call.id), now)
-        self._give_back(entry, computed // self._cost.block_size, now)
+        self._give_back(entry, (entry.tokens - 1) // self._cost.block_size, now)
         entry.gaps.clear()
         self.running.remove(entry)
         self.waiting.insert(0, entry)
         self._version = -1
 
     def _give_back(self, entry: Running, full_blocks: int, now: float) -> None:
-        """Release the full blocks, tail first; what others hold a key for but was not computed is dropped."""
-        kept = {i: b for i, b in entry.blocks.items() if i < min(full_blocks, len(entry.call.keys))}
-        self.pool.drop([block for index, block in entry.blocks.items() if index not in kept])
-        self.pool.release([kept[index] for index in sorted(kept, reverse=True)], now)
-        entry.blocks = {}
+        """Release the first so many blocks, tail first; what was not computed to its end is dropped."""
+        size, keys = self._cost.block_size, entry.call.keys
+        missing = {
+            index for start, end in entry.gaps for index in range(start // size, min(-(-end // size), entry.reach))
+        }
+        missing.update(range(min(full_blocks, len(keys)), entry.reach))
+        indices = sorted(entry.blocks, reverse=True)
+        self.pool.drop([entry.blocks[index] for index in indices if index in missing])
+        self.pool.release([entry.blocks[index] for index in indices if index not in missing], now)
+        entry.blocks, entry.reach = {}, 0
 
     # Work
 
@@ -210,7 +225,7 @@ class Engine:
 
         def take(entry: Running) -> bool:
             nonlocal pairs, tokens, segments
-            chunk = step.take(list(entry.gaps), 0)
+            chunk = step.take(list(islice(entry.gaps, self._max_segments)), 0)
             if chunk and not self._ensure(entry, _frontier(entry.gaps, chunk), now):
                 return False
             for start, end in _spend(entry.gaps, chunk):

@@ -97,6 +97,32 @@ def test_blocks_behind_a_hole_are_reused_by_policies_that_may() -> None:
     assert (holes.cached_tokens, holes.cached_after_hole, holes.holes) == (4 * SIZE, 4 * SIZE, 1)
 
 
+def test_a_step_computes_so_many_gaps_of_a_prompt() -> None:
+    taken = []
+    for max_segments in (1, 8):
+        sim = engine(policy="lru-holes", max_segments=max_segments)
+        sim.pool.release(sim.pool.store([(1, "ab"), (3, "abcd")], 0.0), 0.0)
+        entry = run(sim, [(1.0, call("a", "abcdef"))])["a"]
+        assert (entry.cached_tokens, entry.holes) == (2 * SIZE, 2)
+        assert entry.finished_s == pytest.approx(1.0 + 4 * SIZE * 0.001)
+        taken.append(sim.steps)
+    assert taken == [3, 1]
+
+
+def test_what_was_found_behind_a_hole_outlives_a_preemption() -> None:
+    sim = engine(blocks=12, policy="lru-holes", max_batched_tokens=SIZE)
+    sim.pool.release(sim.pool.store([(5, "abcdef")], 0.0), 0.0)
+    sim.submit(call("a", "abcdefgh"), 1.0)
+    now, _ = sim.step(1.0, 1.0)  # the first block is computed, and the sixth is held
+    assert [block is not None for block in sim.pool.find(["a", "ab", "abcdef"])] == [True, False, True]
+    sim._preempt(sim.running[0], now)
+    sim.check()
+    assert [block is not None for block in sim.pool.find(["a", "ab", "abcdef"])] == [True, False, True]
+    while sim.busy:
+        now, finished = sim.step(now, now)
+    assert (finished[0].preemptions, finished[0].done) == (1, 1)
+
+
 def test_the_youngest_is_preempted_when_the_pool_is_full_and_finishes_later() -> None:
     sim = engine(blocks=8)
     done = run(sim, [(0.0, call("a", "abc", output=40)), (0.0, call("b", "xyz", output=40))])
