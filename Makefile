@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check clean
+.PHONY: help install demo test check kernels clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
@@ -51,6 +51,10 @@ check: $(STAMP)  ## format, lint, types, directions between the rooms
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -q tests/test_imports.py
+
+kernels: $(STAMP)  ## test the attention kernels without a GPU and compile them for three generations (about 4 minutes)
+	@TRITON_INTERPRET=1 $(BIN)/python -m pytest -q tests/kernels/gates tests/kernels/test_plan.py
+	@$(BIN)/python -m agentcache_kernels.compile
 
 clean:  ## remove what the demo, the tests and the tools left (not .venv)
 	@rm -rf .demo report.html .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

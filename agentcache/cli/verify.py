@@ -27,7 +27,10 @@ def verify(
     ] = "asymcache",
     mode: Annotated[str, typer.Option(help="Several holes a step (fused) or one (sequential).")] = "fused",
     paths: Annotated[str, typer.Option(help="Which paths of the scheduler: default.")] = "default",
-    attention: Annotated[str, typer.Option(help="Which attention backend: default.")] = "default",
+    attention: Annotated[
+        str,
+        typer.Option(help="default: vLLM's for the CPU; triton: our kernels, interpreted, on vLLM's second runner."),
+    ] = "default",
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the result here.")] = None,
 ) -> None:
     """Evict and poison random blocks of a real engine, ask again, and compare with a cold run.
@@ -38,16 +41,18 @@ def verify(
         ("--dtype", dtype, ("float32", "bfloat16")),
         ("--mode", mode, ("fused", "sequential")),
         ("--paths", paths, ("default",)),
-        ("--attention", attention, ("default",)),
+        ("--attention", attention, ("default", "triton")),
     ):
         if value not in built:
             raise ConfigError(f"{flag} is {value!r}; nothing was started", hint="available: " + ", ".join(built))
     check_json_path(json_path)
     _check_policy(policy)
 
-    from agentcache.vllm_plugin.cpu_env import prepare
+    from agentcache.vllm_plugin.cpu_env import interpret_triton, prepare
 
     prepare(threads=1)  # one thread adds numbers up in one order
+    if attention == "triton":
+        interpret_triton()
     from agentcache.vllm_plugin.models import model_dir
     from agentcache.vllm_plugin.verify.engine import Subject
     from agentcache.vllm_plugin.verify.experiment import run
@@ -56,9 +61,17 @@ def verify(
     vocab_size = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))["vocab_size"]
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task(f"{model} {dtype}", total=patterns)
-        subject = Subject(folder, dtype, policy, mode, seed)
+        subject = Subject(folder, dtype, policy, mode, seed, attention)
         finding = run(subject, dtype, patterns, seed, vocab_size, lambda: progress.advance(task))
-    result = {"schema": SCHEMA, "model": model, "seed": seed, "policy": policy, "mode": mode, **asdict(finding)}
+    result = {
+        "schema": SCHEMA,
+        "model": model,
+        "seed": seed,
+        "policy": policy,
+        "mode": mode,
+        "attention": attention,
+        **asdict(finding),
+    }
     if json_path:
         write_json(json_path, result)
     for key, value in result.items():

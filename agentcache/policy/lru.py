@@ -28,7 +28,7 @@ class Lru:
     def offer(self, block: Block, now: float) -> None:
         if block in self._order:
             raise ValueError(f"{block} is evictable already")
-        self._late = self._late or bool(self._order) and block.release < next(reversed(self._order)).release
+        self._late = self._late or (bool(self._order) and block.release < next(reversed(self._order)).release)
         self._order[block] = None
 
     def touch(self, block: Block, now: float) -> None:

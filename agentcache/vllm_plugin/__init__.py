@@ -11,8 +11,13 @@ loaded_by_vllm = False
 def register() -> None:
     """Entry point `vllm.general_plugins`: vLLM calls it once in each of its processes, possibly more than once.
 
-    It only notes the call: AgentCache is switched on by naming its scheduler class (`agentcache serve` does), so that
-    an engine without those flags runs stock classes. What vLLM gains is a plug-in that it lists at start-up.
+    It notes the call and gives the name `CUSTOM` to our attention backend. AgentCache is switched on by naming its
+    scheduler class (`agentcache serve` does), so that an engine without those flags runs stock classes.
     """
     global loaded_by_vllm
     loaded_by_vllm = True
+    from agentcache.vllm_plugin import compat
+
+    compat.register_backend(
+        compat.AttentionBackendEnum.CUSTOM, "agentcache.vllm_plugin.attention.backend.SegmentBackend"
+    )

@@ -1,6 +1,7 @@
 """The environment in which a CPU engine runs quietly, offline and in one process."""
 
 import os
+from types import SimpleNamespace
 
 CPU_ENV = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in this process: tests and replays look inside
@@ -26,3 +27,15 @@ def prepare(threads: int | None = None) -> None:
     for name, value in CPU_ENV.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads or os.cpu_count() or 1))
+
+
+def interpret_triton() -> None:
+    """Have Triton kernels interpreted and vLLM take its second model runner; before vLLM is imported.
+
+    That runner refuses to start without a Triton driver for the CPU. The interpreter needs none, so a name will do.
+    """
+    os.environ.update(TRITON_INTERPRET="1", VLLM_USE_V2_MODEL_RUNNER="1")
+    import triton.backends
+
+    driver = type("Driver", (), {"is_active": staticmethod(lambda: False)})
+    triton.backends.backends["cpu"] = SimpleNamespace(driver=driver, compiler=None)

@@ -3,15 +3,18 @@
 from agentcache.vllm_plugin import compat
 from agentcache.vllm_plugin.runners import SegmentedRunner, SegmentedRunnerV2
 
+STOCK = "agentcache.vllm_plugin.segments.SegmentedCPUBackend"
+TRITON = "agentcache.vllm_plugin.attention.backend.SegmentBackend"
+"""The same kernels as on a GPU, for `--attention-backend CUSTOM`; they need Triton's interpreter here."""
+
 
 class AgentCacheCPUWorker(compat.CPUWorker):
     """`--worker-cls agentcache.vllm_plugin.cpu_worker.AgentCacheCPUWorker`"""
 
     def init_device(self) -> None:
         # The CPU platform looks its backend up under this one name; the registry is this process's own.
-        compat.register_backend(
-            compat.AttentionBackendEnum.CPU_ATTN, "agentcache.vllm_plugin.segments.SegmentedCPUBackend"
-        )
+        custom = self.vllm_config.attention_config.backend is compat.AttentionBackendEnum.CUSTOM
+        compat.register_backend(compat.AttentionBackendEnum.CPU_ATTN, TRITON if custom else STOCK)
         mixin = SegmentedRunnerV2 if self.use_v2_model_runner else SegmentedRunner
         with compat.cpu_runner_class(
             self.use_v2_model_runner, lambda stock: type("SegmentedCPUModelRunner", (mixin, stock), {})

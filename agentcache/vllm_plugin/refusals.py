@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentcache.errors import Unsupported
-from agentcache.vllm_plugin.compat import FullAttentionSpec, MLAAttentionSpec
+from agentcache.vllm_plugin.compat import AttentionBackendEnum, FullAttentionSpec, MLAAttentionSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,8 @@ def runs_our_worker(config: Any) -> bool:
 
 def runs_fused_worker(config: Any) -> bool:
     """Whether its attention backend takes several segments of a request in one step."""
-    return str(config.parallel_config.worker_cls).startswith("agentcache.vllm_plugin.cpu_worker.")
+    on_cpu = str(config.parallel_config.worker_cls).startswith("agentcache.vllm_plugin.cpu_worker.")
+    return on_cpu or (runs_our_worker(config) and config.attention_config.backend is AttentionBackendEnum.CUSTOM)
 
 
 RULES = (

@@ -18,7 +18,7 @@ ANSWER_TOKENS = 8
 class Subject:
     """One in-process engine with AgentCache on. Prompts are token ids; answers are greedy."""
 
-    def __init__(self, model: str, dtype: str, policy: str, mode: str, seed: int) -> None:
+    def __init__(self, model: str, dtype: str, policy: str, mode: str, seed: int, attention: str = "default") -> None:
         from vllm import EngineArgs, LLMEngine
 
         self.engine = LLMEngine.from_engine_args(
@@ -36,6 +36,7 @@ class Subject:
                 scheduler_cls="agentcache.vllm_plugin.scheduler.AgentCacheScheduler",
                 worker_cls="agentcache.vllm_plugin.cpu_worker.AgentCacheCPUWorker",
                 additional_config={"agentcache": {"policy": policy, "mode": mode}},
+                **({"attention_backend": "CUSTOM"} if attention == "triton" else {}),
             )
         )
         self.view = EngineView(self.engine)

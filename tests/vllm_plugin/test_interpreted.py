@@ -1,0 +1,25 @@
+"""The kernels inside real vLLM: interpreted, on its second model runner, with the tokens of a cold run."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RUN = "from agentcache.cli.main import main; main()"
+
+
+@pytest.mark.vllm
+def test_reuse_is_exact_through_our_kernels(tmp_path: Path) -> None:
+    pytest.importorskip("vllm", reason="the engine is vLLM's")
+    out = tmp_path / "out.json"
+    # One pattern, for the interpreter is slow; `--patterns 20` takes three minutes of processor time.
+    command = [sys.executable, "-c", RUN, "verify", "--attention", "triton", "--patterns", "1", "--json", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=550, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    result = json.loads(out.read_text())
+    assert (result["attention"], result["patterns"], result["mismatches"]) == ("triton", 1, 0)
+    assert result["negative_control_failed"] is True
+    assert result["bit_differences"] == 0
+    assert result["tokens_after_hole"] > 0
