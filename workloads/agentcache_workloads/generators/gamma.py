@@ -1,0 +1,113 @@
+"""Long-context chats with Gamma arrivals and Gamma pauses: the setting of AsymCache's experiments (arXiv:2606.02964).
+
+The paper gives input and output lengths, the CV of its Gamma processes and the reuse times that came out of them, but
+neither turns a chat nor absolute rates. What is ours: 3 to 9 turns; context lengths spread by a factor U(0.7, 1.3);
+and pauses set by how many requests of others pass between two turns, from the published reuse times at 0.04 requests/s.
+"""
+
+from collections.abc import Iterator
+from itertools import accumulate
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from agentcache_workloads.readers.trace import SCHEMA, Call, Meta, Session
+
+BLOCK = 64  # tokens a block id stands for
+TURNS = (3, 9)
+SPREAD = (0.7, 1.3)
+BETWEEN = {"low": 28, "high": 46}
+"""Requests between two turns of a chat: 705 s and 1,142 s (P50) at 0.04/s; inter- to intra-session rates 5:1, 10:1."""
+LENGTHS = {"loogle": (24_400, 700, 900), "longbench": (34_800, 2_600, 2_700)}
+"""Mean prompt tokens of a request, its output tokens, and growth of the context a turn, output included."""
+
+_TURN_COUNTS = np.arange(TURNS[0], TURNS[1] + 1)
+_MEAN_INDEX = float((_TURN_COUNTS * (_TURN_COUNTS - 1) / 2).sum() / _TURN_COUNTS.sum())  # of a request in its chat
+
+
+class Gamma(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A trace of chats: `requests` in all, `qps` of them a second once chats have started to overlap.
+
+    `pause_cv` and `arrival_cv` are standard deviation over mean; 1 is a Poisson process, less is near-periodic.
+    """
+
+    data: Literal["loogle", "longbench"] = "loogle"
+    dispersion: Literal["low", "high"] = "low"
+    pause_cv: float = 0.25
+    arrival_cv: float = 0.25
+    qps: float = 0.04
+    requests: int = 300
+
+    def __post_init__(self) -> None:
+        if not (self.pause_cv > 0 and self.arrival_cv > 0 and self.qps > 0 and self.requests > 0):
+            raise ValueError("pause_cv, arrival_cv, qps and requests must be positive")
+
+
+def generate(spec: Gamma, seed: int) -> tuple[Meta, Iterator[Session]]:
+    """The head and the chats, in order of arrival, each made as it is asked for; the last one is cut at `requests`."""
+    counts = _turn_counts(spec, seed)
+    record: dict[str, Any] = {
+        "kind": "meta",
+        "schema": SCHEMA,
+        "name": f"gamma_{spec.data}_{spec.dispersion}",
+        "split": "generated",
+        "n_sessions": len(counts),
+        "n_calls": spec.requests,
+        "source": {"generator": "gamma", "seed": seed, **msgspec.to_builtins(spec)},
+        "block_size": BLOCK,
+        "hash_scope": "trace",
+        "tail_hashed": False,
+        "arrival": "Gamma",
+    }
+    meta = Meta(record["name"], "generated", len(counts), spec.requests, BLOCK, "trace", False, record)
+    return meta, _sessions(spec, counts, seed)
+
+
+def _turn_counts(spec: Gamma, seed: int) -> list[int]:
+    rng = np.random.default_rng((seed, 0))
+    drawn = rng.integers(TURNS[0], TURNS[1], size=-(-spec.requests // TURNS[0]), endpoint=True)
+    before = [0, *accumulate(drawn.tolist())]
+    return [min(int(n), spec.requests - b) for n, b in zip(drawn, before, strict=False) if b < spec.requests]
+
+
+def _sessions(spec: Gamma, counts: list[int], seed: int) -> Iterator[Session]:
+    rng = np.random.default_rng((seed, 1))
+    prompt, output, growth = LENGTHS[spec.data]
+    first = prompt - growth * _MEAN_INDEX  # so that the mean over all requests is the published one
+    next_id, arrival_s = 1, 0.0
+    for number, turns in enumerate(counts):
+        arrival_s += _gamma(rng, sum(TURNS) / 2 / spec.qps, spec.arrival_cv)
+        tokens = round(first * rng.uniform(*SPREAD))
+        ids: tuple[int, ...] = ()
+        calls = []
+        for turn in range(turns):
+            fresh = tokens // BLOCK - len(ids)
+            ids += tuple(range(next_id, next_id + fresh))
+            next_id += fresh
+            pause_s = round(_gamma(rng, BETWEEN[spec.dispersion] / spec.qps, spec.pause_cv), 3) if turn else 0.0
+            calls.append(_call(f"gamma-{number:05d}", turn, pause_s, tokens, output, ids))
+            tokens += growth
+        sid = f"gamma-{number:05d}"
+        head = {"kind": "session", "sid": sid, "arrival_s": round(arrival_s, 3), "agent": "chat", "parent": None}
+        yield Session(sid, None, head["arrival_s"], None, tuple(calls), head)
+
+
+def _call(sid: str, turn: int, pause_s: float, tokens: int, output: int, ids: tuple[int, ...]) -> Call:
+    after, kind = (turn - 1, "user") if turn else (None, "start")
+    record = {
+        "kind": "call",
+        "sid": sid,
+        "turn": turn,
+        "after": after,
+        "delay_s": pause_s,
+        "delay_kind": kind,
+        "in_tok": tokens,
+        "out_tok": output,
+        "stop": "end_turn",
+    }
+    return Call(turn, after, pause_s, kind, tokens, output, "blocks", ids, "end_turn", (), (), None, None, record)
+
+
+def _gamma(rng: np.random.Generator, mean: float, cv: float) -> float:
+    return float(rng.gamma(1 / cv**2, mean * cv**2))

@@ -1,0 +1,104 @@
+"""The cells of a figure: every combination of its matrix, and the hash under which a cell's row is kept."""
+
+import json
+from collections.abc import Iterator
+from functools import cache
+from hashlib import sha256
+from importlib.util import find_spec
+from itertools import product
+from pathlib import Path
+
+import msgspec
+
+from agentcache_workloads.results.config import Figure, Workload, changed
+
+STOCK = "vllm-lru"
+STOCK_ADMISSION = "fcfs"
+CODE = ("agentcache.model", "agentcache.cost", "agentcache.policy", "agentcache.residency", "agentcache.sim")
+"""The packages whose code decides what a row says."""
+
+
+class Cell(msgspec.Struct, frozen=True, kw_only=True):
+    """One run. Rows of one cell differ in policy, admission and hints only in what they are compared by."""
+
+    engine: str
+    variant: str
+    workload: Workload
+    policy: str
+    admission: str
+    hints: bool
+    slots: int
+    cache_tokens: int
+    block_size: int
+    seed: int
+    profile: str
+    arrival: str
+
+    @property
+    def key(self) -> str:
+        """A hash of all that was asked for, the trace's content included; the code is not in it."""
+        trace = trace_hash(self.workload.trace) if self.workload.trace else ""
+        text = json.dumps([msgspec.to_builtins(self), trace], sort_keys=True)
+        return sha256(text.encode()).hexdigest()[:16]
+
+
+def cells(figure: Figure) -> Iterator[Cell]:
+    """All cells, those that share turns next to each other. Stock vLLM has its own admission, and no hints to read."""
+    m = figure.matrix
+    for variant in figure.variants or [{"name": ""}]:
+        workload = changed(figure.workload, {key: value for key, value in variant.items() if key != "name"})
+        for seed, slots, size, profile, arrival, tokens, contender, hints in product(
+            m.seeds, m.slots, m.block_size, m.profiles, m.arrivals, m.cache_tokens, _contenders(figure), m.hints
+        ):
+            policy, admission = contender
+            if policy == STOCK and hints != m.hints[0]:
+                continue
+            yield Cell(
+                engine=figure.engine,
+                variant=variant["name"],
+                workload=workload,
+                policy=policy,
+                admission=admission,
+                hints=hints,
+                slots=slots,
+                cache_tokens=tokens,
+                block_size=size,
+                seed=seed,
+                profile=profile,
+                arrival=arrival,
+            )
+
+
+def _contenders(figure: Figure) -> list[tuple[str, str]]:
+    pairs = []
+    for name in figure.matrix.policies:
+        policy, own, admission = name.partition(" @ ")
+        admissions = [admission] if own else [STOCK_ADMISSION] if policy == STOCK else figure.matrix.admissions
+        pairs += [(policy, chosen) for chosen in admissions]
+    return pairs
+
+
+def trace_path(name: str) -> Path:
+    """A trace by its name in the project's data, or by a path."""
+    carried = Path(__file__).parents[2] / "data" / name
+    return carried if carried.is_file() else Path(name)
+
+
+@cache
+def trace_hash(name: str) -> str:
+    """SHA-256 of a trace file; empty for one that does not exist, which the run will report."""
+    path = trace_path(name)
+    return sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+
+@cache
+def code_hash() -> str:
+    """A hash of the sources of `CODE`."""
+    digest = sha256()
+    for package in CODE:
+        spec = find_spec(package)
+        assert spec and spec.submodule_search_locations
+        for path in sorted(Path(spec.submodule_search_locations[0]).rglob("*")):
+            if path.suffix in (".py", ".json"):
+                digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]
