@@ -4,8 +4,8 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
 from agentcache.errors import CheckFailed
-from agentcache.model import Block, BlocksEvicted
-from agentcache.vllm_plugin.compat import KVCacheBlock, get_block_hash
+from agentcache.model import Block
+from agentcache.vllm_plugin.compat import BlockHashWithGroupId, KVCacheBlock, get_block_hash
 from agentcache.vllm_plugin.host import Host
 
 
@@ -24,13 +24,11 @@ class ResidencyFreeQueue:
         self._blocks = blocks
         self._block_size = block_size
         self._faces = [Block(block.block_id, None, 0) for block in blocks]
+        self._named: list[BlockHashWithGroupId | None] = [None] * len(blocks)  # what each face was named after
         self._keyless: OrderedDict[int, None] = OrderedDict()
+        self.num_free_blocks = 0  # asked for every request of every step
         for block in free:
             self.append(block)
-
-    @property
-    def num_free_blocks(self) -> int:
-        return len(self._keyless) + len(self._residency)
 
     # Giving back
 
@@ -40,19 +38,25 @@ class ResidencyFreeQueue:
     def append_n(self, blocks: Sequence[KVCacheBlock]) -> None:
         """Blocks whose last reference has gone, in vLLM's order: a request's tail first."""
         evictable = []
+        self.num_free_blocks += len(blocks)
+        faces, named = self._faces, self._named
         for block in blocks:
-            if block.block_hash is None:
-                self._keyless[block.block_id] = None
+            block_id, name = block.block_id, block.block_hash
+            if name is None:
+                self._keyless[block_id] = None
                 continue
-            face = self._faces[block.block_id]
-            face.key = get_block_hash(block.block_hash)
-            face.index = (block.block_hash_num_tokens or self._block_size) // self._block_size - 1
+            face = faces[block_id]
+            if named[block_id] is not name:  # else it came back as it went
+                named[block_id] = name
+                face.key = get_block_hash(name)
+                face.index = (block.block_hash_num_tokens or self._block_size) // self._block_size - 1
             evictable.append(face)
         if evictable:
             self._residency.release(evictable, self._host.now)
 
     def prepend_n(self, blocks: Sequence[KVCacheBlock]) -> None:
         """Blocks to use first: vLLM gives back here what has no key."""
+        self.num_free_blocks += len(blocks)
         for block in reversed(blocks):
             self._keyless[block.block_id] = None
             self._keyless.move_to_end(block.block_id, last=False)
@@ -64,12 +68,10 @@ class ResidencyFreeQueue:
 
     def popleft_n(self, n: int) -> list[KVCacheBlock]:
         """Take exactly `n` blocks to overwrite; the pool has counted that there are so many."""
+        self.num_free_blocks -= n
         taken = [self._keyless.popitem(last=False)[0] for _ in range(min(n, len(self._keyless)))]
         if need := n - len(taken):
-            victims = self._residency.victims(need, self._host.now)
-            assert victims is not None, f"{need} victims asked, {len(self._residency)} evictable"
-            taken += [victim.id for victim in victims]
-            self._host.observe(BlocksEvicted(tuple(victim.key for victim in victims)))
+            taken += [victim.id for victim in self._host.victims(need)]
         return [self._blocks[block_id] for block_id in taken]
 
     def remove(self, block: KVCacheBlock) -> None:
@@ -78,6 +80,7 @@ class ResidencyFreeQueue:
     def remove_n(self, blocks: Sequence[KVCacheBlock]) -> None:
         """Blocks that a request uses again."""
         used = []
+        self.num_free_blocks -= len(blocks)
         for block in blocks:
             if block.block_id in self._keyless:
                 del self._keyless[block.block_id]
@@ -90,10 +93,15 @@ class ResidencyFreeQueue:
         """A free block's content was invalidated: nothing to keep any more."""
         face = self._faces[block.block_id]
         if face in self._residency:
-            self._residency.forget([face])
+            self._host.dropped([face])
             self._keyless[block.block_id] = None
 
     # Looking
+
+    @property
+    def num_keyless_blocks(self) -> int:
+        """Free blocks that hold nothing reusable."""
+        return len(self._keyless)
 
     def get_all_free_blocks(self) -> list[KVCacheBlock]:
         """All free blocks; those of the residency in no particular order: a policy only knows its next victims."""
@@ -103,6 +111,11 @@ class ResidencyFreeQueue:
     def check(self) -> None:
         """Recount against the pool's reference counts; raise `CheckFailed` where they differ."""
         self._residency.check()
+        if self.num_free_blocks != len(self._keyless) + len(self._residency):
+            raise CheckFailed(
+                f"{self.num_free_blocks} blocks count as free, {len(self._keyless)} are keyless and "
+                f"{len(self._residency)} evictable"
+            )
         for block, face in zip(self._blocks, self._faces, strict=True):
             evictable, keyless = face in self._residency, block.block_id in self._keyless
             free = block.ref_cnt == 0 and not block.is_null

@@ -1,6 +1,6 @@
 """What a request says about its job: optional claims that may cost residency when wrong, never output."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from agentcache.vllm_plugin.compat import Request
@@ -10,13 +10,14 @@ MAX_ID_BYTES = 256
 
 @dataclass(frozen=True, slots=True)
 class Hints:
-    """A request's claims; None where nobody said."""
+    """A request's claims; None where nobody said. `outcomes` counts them by (source, action, outcome)."""
 
     job: str | None = None
     context: str | None = None
     tool_ran: str | None = None
     tool_next: str | None = None
     last: bool | None = None
+    outcomes: dict[tuple[str, str, str], int] = field(default_factory=dict, compare=False)
 
 
 def read_hints(request: Request) -> Hints:
@@ -26,6 +27,14 @@ def read_hints(request: Request) -> Hints:
     """
     params = request.sampling_params
     extra: dict[str, Any] = (params.extra_args if params else None) or {}
+    outcomes: dict[tuple[str, str, str], int] = {}
+    for name, action in _ACTIONS.items():
+        if (value := extra.get(name)) is not None:
+            fine = value in (0, 1) if name == "is_last_step" else _id(value) is not None
+            said = ("vllm_xargs", action, "accepted" if fine else "rejected")
+            outcomes[said] = outcomes.get(said, 0) + 1
+    if request.session_id is not None:
+        outcomes["session_id", "identity", "accepted" if _id(request.session_id) else "rejected"] = 1
     session = _id(request.session_id) or _id(extra.get("session_id"))
     job = _id(extra.get("job_id"))
     last = extra.get("is_last_step")
@@ -41,7 +50,18 @@ def read_hints(request: Request) -> Hints:
         tool_next=_id(extra.get("this_func_call")),
         # vLLM turns JSON booleans inside vllm_xargs into 0 and 1.
         last=bool(last) if last in (0, 1) else None,
+        outcomes=outcomes,
     )
+
+
+_ACTIONS = {
+    "job_id": "identity",
+    "session_id": "identity",
+    "last_func_call": "tool",
+    "this_func_call": "tool",
+    "is_last_step": "end",
+}
+"""The fields of `vllm_xargs` that we read, and what kind of claim each is."""
 
 
 def _id(value: Any) -> str | None:

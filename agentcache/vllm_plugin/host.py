@@ -1,12 +1,27 @@
-"""The engine as a host of the core: one residency, one clock, and everybody who listens to the events."""
+"""The engine as a host of the core: one residency, one clock, its accounts, and everybody who listens."""
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 
-from agentcache.model import Decision, Event, Stop, TurnAborted, TurnArrived, TurnFinished, TurnPreempted
+from agentcache.model import (
+    Block,
+    BlocksEvicted,
+    BlocksStored,
+    Decision,
+    Event,
+    Release,
+    Stop,
+    TurnAborted,
+    TurnArrived,
+    TurnFinished,
+    TurnPreempted,
+)
 from agentcache.residency import Residency
 from agentcache.vllm_plugin.compat import Request, RequestStatus
 from agentcache.vllm_plugin.hints import read_hints
+from agentcache.vllm_plugin.metrics import Meter
+from agentcache.vllm_plugin.receipts import Receipts
 
 Listener = Callable[[Event, float], None]
 
@@ -14,9 +29,17 @@ Listener = Callable[[Event, float], None]
 class Host:
     """Feeds the residency with what the scheduler sees. `now` stands still within one scheduling step."""
 
-    def __init__(self, residency: Residency, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        residency: Residency,
+        clock: Callable[[], float] = time.monotonic,
+        block_size: int = 16,
+        receipts: str | None = None,
+    ) -> None:
         self.residency = residency
         self.listeners: list[Listener] = []
+        self.meter = Meter()
+        self.receipts = Receipts(residency, block_size, receipts)
         self._clock = clock
         self.now = clock()
 
@@ -26,14 +49,41 @@ class Host:
 
     def observe(self, event: Event) -> list[Decision]:
         decisions = self.residency.observe(event, self.now)
+        if not isinstance(event, _SILENT):
+            self.meter.hear(event, self.receipts.hear(event, self.now))
         for listener in self.listeners:
             listener(event, self.now)
         return decisions
 
+    def victims(self, need: int) -> list[Block]:
+        """Take out exactly so many evictable blocks, which there are, to overwrite."""
+        begun = time.perf_counter()
+        victims = self.residency.victims(need, self.now)
+        assert victims is not None, f"{need} victims asked, {len(self.residency)} evictable"
+        self.meter.observe("agentcache_decision_seconds", time.perf_counter() - begun, "victims")
+        self.meter.evicted(Counter(victim.standing for victim in victims), "capacity")
+        self.observe(BlocksEvicted(tuple(victim.key for victim in victims)))
+        return victims
+
+    def dropped(self, blocks: Sequence[Block]) -> None:
+        """The engine has invalidated the content of these evictable blocks."""
+        self.residency.forget(blocks)
+        self.meter.evicted(Counter(block.standing for block in blocks), "reset")
+
+    def held(self, turn: str, end: str, seconds: float) -> None:
+        """A hold of the turn by admission is over."""
+        self.meter.observe("agentcache_hold_seconds", seconds, end)
+        self.receipts.held(turn, end, seconds)
+
     def arrived(self, request: Request) -> None:
+        begun = time.perf_counter()
         hints = read_hints(request)
+        for (source, action, outcome), count in hints.outcomes.items():
+            self.meter.count("agentcache_hints_total", source, action, outcome, by=count)
         keys = tuple(request.block_hashes)
+        self.receipts.expect(request.request_id, keys)
         self.observe(TurnArrived(request.request_id, keys, hints.job, hints.context, hints.tool_ran, request.priority))
+        self.meter.observe("agentcache_decision_seconds", time.perf_counter() - begun, "observe")
 
     def preempted(self, request: Request) -> None:
         self.observe(TurnPreempted(request.request_id))
@@ -45,7 +95,9 @@ class Host:
         hints = read_hints(request)
         stop = Stop.TOOL_USE if hints.tool_next else _STOPS[request.status]
         keys = tuple(request.block_hashes)
-        self.observe(TurnFinished(request.request_id, keys, stop, hints.tool_next, hints.last))
+        decisions = self.observe(TurnFinished(request.request_id, keys, stop, hints.tool_next, hints.last))
+        ended = sum(isinstance(decision, Release) for decision in decisions)
+        self.meter.count("agentcache_jobs_finished_total", "ended", by=ended)
 
 
 _STOPS = {
@@ -53,3 +105,6 @@ _STOPS = {
     RequestStatus.FINISHED_LENGTH_CAPPED: Stop.LENGTH,
     RequestStatus.FINISHED_REPETITION: Stop.UNKNOWN,
 }
+
+_SILENT = (BlocksStored, BlocksEvicted)
+"""Events of every step that no account is kept of here."""

@@ -72,8 +72,10 @@ class ResidencyScheduling:
 
     def _reserve_prefill_lookahead(self, request: Request, num_computed_tokens: int, num_new_tokens: int) -> int:
         """vLLM's own last word on the size of a chunk: what this step's holes hold, and what decodes can wait for."""
+        if self.agentcache and num_new_tokens == 1:  # a decode, which nothing changes: most calls are for one
+            return 1
         tokens: int = super()._reserve_prefill_lookahead(request, num_computed_tokens, num_new_tokens)
-        if not self.agentcache or tokens <= 1:  # a decode, which nothing changes
+        if not self.agentcache or tokens <= 1:
             return tokens
         segments, _ = self.kv_cache_manager.plan(request, num_computed_tokens, tokens)
         return self.pacer.chunk(self, request, num_computed_tokens, segments)

@@ -1,0 +1,22 @@
+"""What stands in an engine now, for the gauges: the pool, and who admission lets run."""
+
+from agentcache.vllm_plugin.block_pool import ResidencyBlockPool
+from agentcache.vllm_plugin.host import Host
+
+
+def gauge(host: Host, pool: ResidencyBlockPool, block_size: int) -> None:
+    """Write the gauges; in a few dictionary look-ups, for it is called once a step."""
+    meter, residency = host.meter, host.residency
+    queue = pool.free_block_queue
+    evictable, free = len(residency), queue.num_keyless_blocks
+    running = pool.num_gpu_blocks - 1 - evictable - free  # one is vLLM's null block
+    for state, blocks in (("running", running), ("paused", evictable), ("free", free)):
+        meter.set("agentcache_resident_tokens", blocks * block_size, "gpu", state)
+    conflicts = {"turn": residency.ignored_events}
+    if admission := residency.admission:
+        conflicts |= {"identity": admission.counts.clashes, "end": admission.counts.false_ends}
+        meter.set("agentcache_held_turns", admission.held_turns)
+        meter.set("agentcache_working_set_tokens", admission.choice.used_blocks * block_size)
+        meter.set("agentcache_working_set_jobs", len(admission.choice.members))
+    for kind, total in conflicts.items():
+        meter.total("agentcache_hint_conflicts_total", total, kind)
