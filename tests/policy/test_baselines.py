@@ -83,7 +83,7 @@ def test_max_score_evicts_the_class_that_returns_later() -> None:
 
 def test_rr_tail_takes_turns_and_remembers_whose_turn_it_is() -> None:
     policy = make_policy("rr-tail", COST, 64)
-    blocks, now = fill(policy, [(1.0, 0, 3), (1.0, 0, 3), (1.0, 0, 3)])
+    _, now = fill(policy, [(1.0, 0, 3), (1.0, 0, 3), (1.0, 0, 3)])
     taken = [(b.release, b.index) for b in policy.victims(4, frozenset(), now) or []]
     taken += [(b.release, b.index) for b in policy.victims(2, frozenset(), now) or []]
     assert taken == [(1, 2), (2, 2), (3, 2), (1, 1), (2, 1), (3, 1)]

@@ -1,4 +1,4 @@
-"""When jobs arrive: in a closed loop as slots become free, or by themselves at times that do not depend on the engine."""
+"""When jobs arrive: in a closed loop as slots become free, or at times of their own, whatever the engine does."""
 
 import random
 from collections.abc import Callable, Sequence

@@ -78,7 +78,8 @@ def prepare(options: Options) -> Prepared:
     known = [STOCK, *names()]
     policies = split_specs("--policies", options.policies, known)
     for policy in policies:
-        _one_of("policy", parse_spec(policy)[0], known)
+        for part in policy.split("+"):
+            _one_of("policy", parse_spec(part)[0], known)
     admissions = split_specs("--admission", options.admission, BUILT)
     for admission in admissions:
         parse_admission(admission)

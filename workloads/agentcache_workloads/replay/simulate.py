@@ -2,18 +2,20 @@
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from agentcache.cost import CostModel, CostProfile
-from agentcache.model import Stop
+from agentcache.model import Key, Stop
 from agentcache.policy import make_policy
 from agentcache.policy.admission import parse_admission
 from agentcache.policy.chunking import Chunking
 from agentcache.residency import Residency
-from agentcache.sim.queueing import Call, Engine, Running
+from agentcache.sim.queueing import MAX_SEGMENTS, Call, Engine, Running
 from agentcache_workloads.replay.closed_loop import ClosedLoop
+from agentcache_workloads.replay.hints import hints_of
 from agentcache_workloads.replay.jobs import Job, Turn
 from agentcache_workloads.replay.keys import block_keys
-from agentcache_workloads.replay.render import Renderer
+from agentcache_workloads.replay.render import Renderer, Sizes
 from agentcache_workloads.replay.spec import STOCK, CallRecord, JobRecord, RunResult
 
 STOPS = {"tool_use": Stop.TOOL_USE, "end_turn": Stop.END_TURN, "max_tokens": Stop.LENGTH}
@@ -37,18 +39,20 @@ def simulate(
     max_seqs: int = 256,
     chunking: Chunking | None = None,
     hints: bool = True,
+    as_live: bool = False,
+    max_segments: int = MAX_SEGMENTS,
     advance: Callable[[int], None] = lambda calls: None,
 ) -> RunResult:
     """Run jobs, in the order given, to their end; deterministic.
 
     `policy` `vllm-lru` is stock vLLM: our `lru`, which reuses prefixes alone, first come first served. `arrivals` are
-    the jobs' own times in seconds (None: a closed loop of `slots`), `priorities` theirs, lower first.
+    the jobs' own times in seconds (None: a closed loop of `slots`), `priorities` theirs, lower first. `as_live` turns
+    claim no more than the requests of a live replay do.
     Raises `ConfigError` for a bad spec, `InputError` for a turn that the pool could never hold.
     """
     cost = CostModel(profile, block_size)
-    spec, rule = ("lru", None) if policy == STOCK else (policy, parse_admission(admission))
-    residency = Residency(make_policy(spec, cost, cache_blocks), cache_blocks, admission=rule)
-    engine = Engine(residency, cost, max_batched_tokens, max_seqs, chunking)
+    residency = make_residency(policy, admission, cost, cache_blocks)
+    engine = Engine(residency, cost, max_batched_tokens, max_seqs, chunking, max_segments)
     loop = ClosedLoop(jobs, slots, time_scale, 0.0, arrivals)
     keys: dict[int, list[tuple[object, ...]]] = {}
     open_turns: dict[str, tuple[int, Turn, float]] = {}
@@ -59,23 +63,8 @@ def simulate(
             job = jobs[number]
             if number not in keys:
                 keys[number] = block_keys(job, renderer, tokens_per_block, block_size)
-            sizes = renderer.sizes(turn)
-            last = loop.is_last(number, turn)
-            engine.submit(
-                Call(
-                    id=turn.id,
-                    prompt_tokens=sizes.prompt,
-                    output_tokens=sizes.output,
-                    keys=keys[number][turn.index],
-                    job=job.id if hints else None,
-                    context=f"{job.id}/{turn.context}" if hints else None,
-                    stop=STOPS.get(turn.call.stop, Stop.UNKNOWN),
-                    tool=turn.call.tools[0] if hints and turn.call.tools else None,
-                    last=(last or None) if hints else None,
-                    order_key=priorities[number] if priorities else 0,
-                ),
-                now,
-            )
+            call = make_call(job, turn, loop.is_last(number, turn), renderer.sizes(turn), keys[number], hints, as_live)
+            engine.submit(replace(call, order_key=priorities[number]) if priorities else call, now)
             open_turns[turn.id] = (number, turn, due_s)
         if not engine.busy:
             assert loop.next_s is not None
@@ -98,6 +87,45 @@ def simulate(
         evictions=residency.evicted_blocks,
         makespan_s=now,
         classes={"engine": f"{Engine.__module__}.{Engine.__qualname__}", "policy": type(residency.policy).__qualname__},
+    )
+
+
+def make_residency(policy: str, admission: str, cost: CostModel, cache_blocks: int) -> Residency:
+    """The core of a run; raises `ConfigError` for a bad spec."""
+    spec, rule = ("lru", None) if policy == STOCK else (policy, parse_admission(admission))
+    return Residency(make_policy(spec, cost, cache_blocks), cache_blocks, admission=rule)
+
+
+def make_call(
+    job: Job, turn: Turn, last: bool, sizes: Sizes, keys: Sequence[tuple[Key, ...]], hints: bool, as_live: bool
+) -> Call:
+    """A turn as it is sent; `last`: nothing of its job is left but this turn.
+
+    `as_live`, it says what a live replay's request says: no agent branch, nothing of a tool call but by its hint, and
+    for every turn whether another follows.
+    """
+    call = Call(
+        id=turn.id,
+        prompt_tokens=sizes.prompt,
+        output_tokens=sizes.output,
+        keys=keys[turn.index],
+        job=job.id if hints else None,
+        context=f"{job.id}/{turn.context}" if hints else None,
+        stop=STOPS.get(turn.call.stop, Stop.UNKNOWN),
+        tool=turn.call.tools[0] if hints and turn.call.tools else None,
+        last=(last or None) if hints else None,
+    )
+    if not as_live:
+        return call
+    claims = hints_of(job, turn, last) if hints else {}
+    tool = claims.get("this_func_call")
+    ended = Stop.END_TURN if turn.call.stop == "end_turn" else Stop.LENGTH
+    return replace(
+        call,
+        context=None,
+        stop=Stop.TOOL_USE if tool else ended,
+        tool=str(tool) if tool else None,
+        last=bool(claims["is_last_step"]) if "is_last_step" in claims else None,
     )
 
 

@@ -9,7 +9,10 @@ STOCK = "vllm-lru"
 
 
 class RunSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One run: one policy, one seed, one fresh engine. Tokens are engine tokens; `time_scale` multiplies pauses."""
+    """One run: one policy, one seed, one fresh engine. Tokens are engine tokens; `time_scale` multiplies pauses.
+
+    `log`: record the engine's steps.
+    """
 
     trace: str
     selection: Selection
@@ -32,6 +35,7 @@ class RunSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chunking: str = "off"
     engine: str = "vllm"
     arrival: str = "closed"
+    log: bool = False
 
     @property
     def stock(self) -> bool:
@@ -67,10 +71,19 @@ class JobRecord(msgspec.Struct, frozen=True):
     paused_s: float
 
 
+class Step(msgspec.Struct, frozen=True, array_like=True):
+    """One step of an engine, and the turns that were sent to it just before; seconds since the run's start."""
+
+    sent: list[str]
+    start_s: float
+    end_s: float
+
+
 class RunResult(msgspec.Struct, frozen=True):
     """What a worker saw. `evictions` is in blocks, None where the engine does not say.
 
     `alone_s`: by job, its latency in seconds with the engine to itself; empty where that was not measured.
+    `steps`: all of them, if they were to be logged.
     """
 
     calls: list[CallRecord]
@@ -79,6 +92,7 @@ class RunResult(msgspec.Struct, frozen=True):
     makespan_s: float
     classes: dict[str, str]
     alone_s: dict[str, float] = {}
+    steps: list[Step] = []
 
 
 class Progressed(msgspec.Struct, tag="progress", frozen=True):

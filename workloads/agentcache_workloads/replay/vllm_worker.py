@@ -32,6 +32,7 @@ from agentcache_workloads.replay.spec import (
     Progressed,
     RunResult,
     RunSpec,
+    Step,
 )
 
 MAX_SEQS = 64  # turns that vLLM runs at once
@@ -52,6 +53,7 @@ class Run:
         self.running: dict[str, tuple[int, Turn, list[int]]] = {}
         self.ended = 0
         self.evictions = 0
+        self.steps: list[Step] = []
         self.start = time.perf_counter()
         arrivals = arrival_times(spec.arrival, jobs, spec.seed, spec.time_scale)
         self.loop = ClosedLoop(jobs, spec.slots, spec.time_scale, 0.0, arrivals)
@@ -63,11 +65,15 @@ class Run:
     def drive(self) -> None:
         """Run all jobs to their end."""
         while not self.loop.done:
-            for due_s, number, turn in self.loop.due(self.now):
+            due = self.loop.due(self.now)
+            for due_s, number, turn in due:
                 self.submit(due_s, number, turn)
             if self.running:
-                for output in self.engine.step():
-                    self.take(output, self.now)
+                start_s, outputs, end_s = self.now, self.engine.step(), self.now
+                if self.spec.log:
+                    self.steps.append(Step([turn.id for _, _, turn in due], start_s, end_s))
+                for output in outputs:
+                    self.take(output, end_s)
             elif self.loop.next_s is not None:
                 time.sleep(max(self.loop.next_s - self.now, 0.0))
 
@@ -151,6 +157,7 @@ class Run:
             evictions=self.evictions if active else None,
             makespan_s=max((p.ended_s for p in self.loop.ended.values()), default=0.0),
             classes=classes,
+            steps=self.steps,
         )
 
 
