@@ -24,7 +24,7 @@ def verify(
     seed: Annotated[int, typer.Option(help="Of prompts and patterns.")] = 1,
     policy: Annotated[
         str, typer.Option(help="Eviction policy of the engine; it must reuse behind holes.")
-    ] = "asymcache",
+    ] = "return-index",
     mode: Annotated[str, typer.Option(help="Several holes a step (fused) or one (sequential).")] = "fused",
     paths: Annotated[str, typer.Option(help="Which paths of the scheduler: default.")] = "default",
     attention: Annotated[

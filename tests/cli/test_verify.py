@@ -79,7 +79,7 @@ def test_an_engine_that_does_not_split_segments_is_found_out(tmp_path: Path) -> 
         (("--dtype", "float16"), "available: float32, bfloat16"),
         (("--mode", "quick"), "available: fused, sequential"),
         (("--paths", "all"), "available: default"),
-        (("--attention", "triton"), "available: default"),
+        (("--attention", "flash"), "available: default, triton"),
         (("--policy", "lru"), "no holes to verify"),
         (("--policy", "asymcash"), "known policies"),
         (("--patterns", "0"), "--patterns"),
