@@ -1,7 +1,9 @@
 """What stands in an engine now, for the gauges: the pool, and who admission lets run."""
 
+from agentcache.policy.guard import Guard
 from agentcache.vllm_plugin.block_pool import ResidencyBlockPool
 from agentcache.vllm_plugin.host import Host
+from agentcache.vllm_plugin.metrics import Meter
 
 
 def gauge(host: Host, pool: ResidencyBlockPool, block_size: int) -> None:
@@ -18,5 +20,14 @@ def gauge(host: Host, pool: ResidencyBlockPool, block_size: int) -> None:
         meter.set("agentcache_held_turns", admission.held_turns)
         meter.set("agentcache_working_set_tokens", admission.choice.used_blocks * block_size)
         meter.set("agentcache_working_set_jobs", len(admission.choice.members))
+    if guard := getattr(residency.policy, "guard", None):
+        count_regret(guard, meter)
     for kind, total in conflicts.items():
         meter.total("agentcache_hint_conflicts_total", total, kind)
+
+
+def count_regret(guard: Guard, meter: Meter) -> None:
+    """What the policy has paid and what LRU would have: the ratio of the two, less 1, is the regret."""
+    meter.total("agentcache_prefill_seconds_total", round(guard.paid_s * 1e6), "live")
+    meter.total("agentcache_prefill_seconds_total", round(guard.shadow_s * 1e6), "lru")
+    meter.total("agentcache_policy_fallbacks_total", guard.rests)

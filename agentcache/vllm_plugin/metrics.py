@@ -57,6 +57,10 @@ METRICS = {
     "agentcache_working_set_jobs": Metric("gauge", "Jobs that may run."),
     "agentcache_chunk_tokens": Metric("histogram", "Prefill tokens of steps that had some.", (), TOKENS),
     "agentcache_step_seconds": Metric("histogram", "Time of timed steps.", ("kind",), SECONDS, 10**6),
+    "agentcache_prefill_seconds_total": Metric(
+        "counter", "Prefill by the cost model: paid (live), or due under stock LRU (lru).", ("shadow",), (), 10**6
+    ),
+    "agentcache_policy_fallbacks_total": Metric("counter", "Times that the policy gave way to LRU's order."),
     "agentcache_decision_seconds": Metric("histogram", "Time of the core's calls.", ("call",), SHORT_SECONDS, 10**6),
 }
 
