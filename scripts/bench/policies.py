@@ -152,10 +152,10 @@ def main() -> None:
         rows += measure("return-index", contexts, blocks, args.calls)
     host = describe_host()
     with args.out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*COLUMNS, "commit", "cpu", "cores", "seed"])
+        writer = csv.DictWriter(file, [*COLUMNS, "commit", "cpu_model", "cores", "seed"])
         writer.writeheader()
         for line in rows:
-            writer.writerow(line | {"commit": commit(), "cpu": host["cpu"], "cores": host["cores"], "seed": 1})
+            writer.writerow(line | {"commit": commit(), "cpu_model": host["cpu"], "cores": host["cores"], "seed": 1})
 
 
 if __name__ == "__main__":

@@ -185,6 +185,14 @@ def test_no_hint_is_required(server: httpx.Client) -> None:
     assert answer.json()["usage"]["completion_tokens"] == 4
 
 
+@pytest.mark.vllm
+def test_a_context_that_can_never_fit_is_the_clients_error(server: httpx.Client) -> None:
+    model = server.get("/v1/models").json()["data"][0]["id"]
+    answer = server.post("/v1/completions", json={"model": model, "prompt": [7] * 1100, "max_tokens": 4})
+    assert answer.status_code == 400
+    assert "1024" in answer.json()["error"]["message"]
+
+
 def scrape(server: httpx.Client) -> Counter[str]:
     """All series of /metrics, added up by name and by name with each label."""
     sums: Counter[str] = Counter()
