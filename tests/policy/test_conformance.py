@@ -29,6 +29,7 @@ def test_policy_has_the_interface(name: str) -> None:
     policy = make_policy(name, COST, 8)
     assert isinstance(policy, Policy)
     assert policy.reuse in ("prefix", "holes")
-    assert policy.needs == (frozenset({"future"}) if name.startswith("belady") else frozenset())
+    needs = {"belady": {"future"}, "belady-compute": {"future"}, "continuum-oracle+lru-holes": {"pauses"}}
+    assert policy.needs == needs.get(name, frozenset())
     assert policy.victims(0, frozenset(), 0.0) == []
     assert policy.victims(1, frozenset(), 0.0) is None

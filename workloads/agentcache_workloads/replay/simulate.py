@@ -52,6 +52,8 @@ def simulate(
     """
     cost = CostModel(profile, block_size)
     residency = make_residency(policy, admission, cost, cache_blocks)
+    if "pauses" in residency.policy.needs and hints:
+        residency.policy.foresee(pauses_of(jobs, time_scale))  # type: ignore[attr-defined]
     engine = Engine(residency, cost, max_batched_tokens, max_seqs, chunking, max_segments)
     loop = ClosedLoop(jobs, slots, time_scale, 0.0, arrivals)
     keys: dict[int, list[tuple[object, ...]]] = {}
@@ -93,7 +95,27 @@ def simulate(
 def make_residency(policy: str, admission: str, cost: CostModel, cache_blocks: int) -> Residency:
     """The core of a run; raises `ConfigError` for a bad spec."""
     spec, rule = ("lru", None) if policy == STOCK else (policy, parse_admission(admission))
-    return Residency(make_policy(spec, cost, cache_blocks), cache_blocks, admission=rule)
+    residency = Residency(make_policy(spec, cost, cache_blocks), cache_blocks, admission=rule)
+    if residency.admission and (retains := getattr(residency.policy, "retains", None)):
+        residency.admission.is_retained = retains
+    return residency
+
+
+def pauses_of(jobs: Sequence[Job], time_scale: float) -> dict[str, list[float | None]]:
+    """By context, the seconds between the end of each of its turns and its next one; None after its last.
+
+    A pause for sub-agents is the recorded one: how long they take is not known before.
+    """
+    pauses: dict[str, list[float | None]] = {}
+    for job in jobs:
+        for turn in job.turns:
+            later = None if turn.followed_by is None else job.turns[turn.followed_by]
+            pause_s = None
+            if later:
+                alone = later.after == (turn.index,)
+                pause_s = (later.pause_s if alone else max(later.call.delay_s or 0.0, later.pause_s)) * time_scale
+            pauses.setdefault(f"{job.id}/{turn.context}", []).append(pause_s)
+    return pauses
 
 
 def make_call(

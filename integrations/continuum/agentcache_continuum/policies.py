@@ -1,0 +1,96 @@
+"""The layers by name: `continuum+X` is the paper's rule over policy X, the others are its baselines."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
+
+from agentcache.cost import CostModel
+from agentcache.model import Context
+from agentcache.policy import Policy
+from agentcache_continuum.leases import Leases
+from agentcache_continuum.rules import Always, Fixed, Oracle, PaperOptions, PaperV6, Preview, Rule
+
+Inner = Callable[[], Policy]
+
+
+class Continuum(Leases):
+    """`paper-v6`. `cold_s` -1 is the analytic cold start; the other options are those of `PaperOptions`."""
+
+    name: ClassVar[str] = "continuum"
+
+    def __init__(
+        self,
+        cost: CostModel,
+        capacity_blocks: int,
+        inner: Inner,
+        *,
+        k: float = 100,
+        cold_s: float = -1.0,
+        waits: float = 100,
+        programs: float = 256,
+        count_last: bool = False,
+        first_eta: float = 1.0,
+        share: float = 1.0,
+    ) -> None:
+        cold = None if cold_s == -1.0 else cold_s
+        options = PaperOptions(int(k), cold, int(waits), int(programs), count_last, first_eta)
+        super().__init__(cost, capacity_blocks, inner(), PaperV6(options), share)
+
+
+class ContinuumNever(Leases):
+    """No retention: what is left is the inner policy, and the order of admission."""
+
+    name: ClassVar[str] = "continuum-never"
+
+    def __init__(self, cost: CostModel, capacity_blocks: int, inner: Inner) -> None:
+        super().__init__(cost, capacity_blocks, inner(), Rule(), 1.0)
+
+
+class ContinuumAlways(Leases):
+    """Every tool call keeps its context until it returns, or memory is needed."""
+
+    name: ClassVar[str] = "continuum-always"
+
+    def __init__(self, cost: CostModel, capacity_blocks: int, inner: Inner, *, share: float = 1.0) -> None:
+        super().__init__(cost, capacity_blocks, inner(), Always(), share)
+
+
+class ContinuumFixed(Leases):
+    """Every tool call keeps its context for `s` seconds."""
+
+    name: ClassVar[str] = "continuum-fixed"
+
+    def __init__(
+        self, cost: CostModel, capacity_blocks: int, inner: Inner, *, s: float = 2.0, share: float = 1.0
+    ) -> None:
+        super().__init__(cost, capacity_blocks, inner(), Fixed(s), share)
+
+
+class ContinuumPreview(Leases):
+    """The rule of the authors' preview: `s` seconds, or 0 for a tool that takes longer on the mean."""
+
+    name: ClassVar[str] = "continuum-preview"
+
+    def __init__(
+        self, cost: CostModel, capacity_blocks: int, inner: Inner, *, s: float = 2.0, share: float = 1.0
+    ) -> None:
+        super().__init__(cost, capacity_blocks, inner(), Preview(s), share)
+
+
+class ContinuumOracle(Leases):
+    """Knows every pause, from `foresee`: keeps a context if the pause costs less than the paper's benefit."""
+
+    name: ClassVar[str] = "continuum-oracle"
+    needs: ClassVar[frozenset[str]] = frozenset({"pauses"})
+
+    def __init__(self, cost: CostModel, capacity_blocks: int, inner: Inner, *, share: float = 1.0) -> None:
+        super().__init__(cost, capacity_blocks, inner(), Oracle(), share)
+        self._pauses: dict[str, Sequence[float | None]] = {}
+
+    def foresee(self, pauses: Mapping[str, Sequence[float | None]]) -> None:
+        """By context id, the seconds from the end of its k-th turn to its next one; None where none follows."""
+        self._pauses = dict(pauses)
+
+    def keep_s(self, context: Context, tool: str, reload_s: float) -> float:
+        pauses = self._pauses.get(context.id, ())
+        pause_s = pauses[context.depth - 1] if 0 < context.depth <= len(pauses) else None
+        return self.rule.keep_s(tool, reload_s, pause_s)
