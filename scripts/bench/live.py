@@ -27,7 +27,7 @@ LABELS = ("mean", "p90")
 
 
 def run(*words: object) -> None:
-    command = [sys.executable, "-m", "agentcache.cli.main", *map(str, words)]
+    command = [sys.executable, "-c", "from agentcache.cli.main import main; main()", *map(str, words)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
