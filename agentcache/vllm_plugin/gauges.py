@@ -20,6 +20,8 @@ def gauge(host: Host, pool: ResidencyBlockPool, block_size: int) -> None:
         meter.set("agentcache_held_turns", admission.held_turns)
         meter.set("agentcache_working_set_tokens", admission.choice.used_blocks * block_size)
         meter.set("agentcache_working_set_jobs", len(admission.choice.members))
+    if claims := getattr(residency.policy, "conflicts", None):  # a retention layer's
+        conflicts |= {kind: getattr(claims, kind) for kind in claims.__dataclass_fields__}
     if guard := getattr(residency.policy, "guard", None):
         count_regret(guard, meter)
     for kind, total in conflicts.items():

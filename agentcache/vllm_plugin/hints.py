@@ -30,14 +30,13 @@ def read_hints(request: Request) -> Hints:
     outcomes: dict[tuple[str, str, str], int] = {}
     for name, action in _ACTIONS.items():
         if (value := extra.get(name)) is not None:
-            fine = value in (0, 1) if name == "is_last_step" else _id(value) is not None
+            fine = (_flag(value) if name == "is_last_step" else _id(value)) is not None
             said = ("vllm_xargs", action, "accepted" if fine else "rejected")
             outcomes[said] = outcomes.get(said, 0) + 1
     if request.session_id is not None:
         outcomes["session_id", "identity", "accepted" if _id(request.session_id) else "rejected"] = 1
     session = _id(request.session_id) or _id(extra.get("session_id"))
     job = _id(extra.get("job_id"))
-    last = extra.get("is_last_step")
     salt = request.cache_salt or ""
 
     def scoped(name: str | None) -> str | None:
@@ -48,8 +47,7 @@ def read_hints(request: Request) -> Hints:
         context=scoped(session),
         tool_ran=_id(extra.get("last_func_call")),
         tool_next=_id(extra.get("this_func_call")),
-        # vLLM turns JSON booleans inside vllm_xargs into 0 and 1.
-        last=bool(last) if last in (0, 1) else None,
+        last=_flag(extra.get("is_last_step")),
         outcomes=outcomes,
     )
 
@@ -62,6 +60,16 @@ _ACTIONS = {
     "is_last_step": "end",
 }
 """The fields of `vllm_xargs` that we read, and what kind of claim each is."""
+
+
+def _flag(value: Any) -> bool | None:
+    """vLLM turns JSON booleans inside vllm_xargs into 0 and 1; some clients write words."""
+    if isinstance(value, str):
+        return _WORDS.get(value.lower()) if len(value) < 8 else None
+    return bool(value) if isinstance(value, int | float) and value in (0, 1) else None
+
+
+_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 def _id(value: Any) -> str | None:

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from typing import Any
 
 from agentcache.errors import ConfigError
@@ -30,6 +30,11 @@ def on_cpu() -> bool:
         except PackageNotFoundError:
             continue
     raise ModuleNotFoundError("No module named 'vllm'", name="vllm")
+
+
+def middlewares() -> list[str]:
+    """Who translates other dialects' requests on their way in: ASGI classes of the group `agentcache.middleware`."""
+    return sorted({point.value.replace(":", ".") for point in entry_points(group="agentcache.middleware")})
 
 
 def plugin_args(options: dict[str, Any], asynchronous: bool | None = None) -> dict[str, Any]:
@@ -96,6 +101,7 @@ def server_argv(model: str, options: dict[str, Any], flags: Sequence[str]) -> li
         ours["worker_cls"],
         "--additional-config",
         json.dumps({**additional, **ours["additional_config"]}),
+        *(word for name in middlewares() for word in ("--middleware", name)),
         *rest,
     ]
 

@@ -24,7 +24,8 @@ from agentcache.model import (
 from agentcache.policy import make_policy
 from agentcache.policy.admission import parse_admission
 from agentcache.residency import Residency
-from agentcache_continuum.leases import LONGEST_PAUSE_S, Leases
+from agentcache_continuum.leases import Leases
+from agentcache_continuum.pauses import LONGEST_S
 
 COST = CostModel(CostProfile(c_lin=0.1, c_att=1e-6), 16)  # a block takes 1.6 s and a little more
 
@@ -186,7 +187,7 @@ def test_the_rule_learns_gaps_waits_and_lengths() -> None:
 def test_a_person_who_went_away_says_nothing_about_a_tool() -> None:
     bench = Bench("continuum+lru")
     bench.turn("a", 4, 0.0)
-    bench.turn("a", 4, 2 * LONGEST_PAUSE_S)
+    bench.turn("a", 4, 2 * LONGEST_S)
     assert not bench.policy.rule.durations.all  # type: ignore[attr-defined]
 
 

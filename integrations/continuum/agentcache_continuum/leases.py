@@ -33,23 +33,8 @@ from agentcache.model import (
 from agentcache.policy import Policy, Reuse
 from agentcache.policy.base import FollowsPrices, FollowsSurvival, offer_all, touch_all
 from agentcache.policy.survival import Survival
+from agentcache_continuum.pauses import UNNAMED, Conflicts, Pauses
 from agentcache_continuum.rules import Rule
-
-LONGEST_PAUSE_S = 3600.0
-"""A longer pause says that a person went away, or that a session was abandoned: nothing about the tool."""
-
-UNNAMED = "(unnamed)"  # the engine saw a tool call, nobody said of which tool
-
-
-@dataclass(slots=True)
-class Conflicts:
-    """Claims that what happened contradicts, or that make no sense: counted, and otherwise not heeded."""
-
-    unknown_tool: int = 0  # the tool that has run is not the one that was announced
-    backward_time: int = 0  # the clock stood before an earlier event's
-    turn_after_end: int = 0  # the program had said that it ended
-    concurrent_turns: int = 0  # two turns of one context in flight
-    negative_duration: int = 0
 
 
 @dataclass(slots=True)
@@ -59,6 +44,7 @@ class LeaseCounts:
     granted: int = 0
     refused: int = 0  # the rule said 0
     taken_up: int = 0  # the context returned in time
+    wasted: int = 0  # of these, whose turn could use nothing: its prompt did not extend the one before
     expired: int = 0
     pressed: int = 0  # ended because memory was needed, or because all leases together exceeded their share
     ended: int = 0  # the job ended, was aborted or forgotten
@@ -113,6 +99,7 @@ class Leases:
             )
         self.rule = rule
         self.conflicts = Conflicts()
+        self._pauses = Pauses(rule, self.conflicts)
         self.leases = LeaseCounts()
         self.reuse: Reuse = inner.reuse
         self._cost = cost
@@ -125,7 +112,6 @@ class Leases:
         self._ends: list[tuple[float, int, Context]] = []
         self._programs: dict[str, _Program] = {}
         self._turns: dict[str, _Turn] = {}
-        self._left: dict[Context, tuple[str, float]] = {}  # paused contexts: the tool that runs, and since when
         self._arriving: Context | None = None
         self._stamps = 0
         self._now = -math.inf
@@ -271,8 +257,8 @@ class Leases:
                 self._changed(context, gone, now)
             case TurnArrived():
                 self._arrived(event, now)
-            case TurnScheduled(turn):
-                self._scheduled(turn, now)
+            case TurnScheduled():
+                self._scheduled(event, now)
             case TurnFinished():
                 self._finished(event, now)
             case TurnAborted(turn):
@@ -312,7 +298,7 @@ class Leases:
 
     def _close(self, context: Context, now: float) -> None:
         """Nothing is known any more of when the context returns, if it does."""
-        self._left.pop(context, None)
+        self._pauses.forget(context)
         self.leases.ended += context in self._leases
         self._end(context, now)
 
@@ -329,24 +315,25 @@ class Leases:
             program.over = False
             self.conflicts.turn_after_end += 1
         self.conflicts.concurrent_turns += len(context.turns) > 1
-        left = self._left.pop(context, None)
-        if event.tool is not None and (left is None or left[0] not in (event.tool, UNNAMED)):
-            self.conflicts.unknown_tool += 1
-        if left and now - left[1] <= LONGEST_PAUSE_S:
-            self.rule.returned(left[0] if event.tool is None else event.tool, now - left[1])
-        lost = left is not None and context not in self._leases
+        lease = self._leases.get(context)
+        if lease and lease.until < now and len(context.turns) == 1:  # it ran out before the turn came
+            self.leases.expired += 1
+            self._end(context, now)
+        away = self._pauses.come_back(context, event.tool, now)
+        lost = away and context not in self._leases
         self._turns[event.turn] = _Turn(context, now, lost)
 
-    def _scheduled(self, name: str, now: float) -> None:
-        turn = self._turns.get(name)
+    def _scheduled(self, event: TurnScheduled, now: float) -> None:
+        turn = self._turns.get(event.turn)
         if turn is None or turn.scheduled:
             return
         turn.scheduled = True
         if turn.lost:
             self.rule.waited(now - turn.arrived_s)
-        # Its blocks are the turn's now.
-        self.leases.taken_up += turn.context in self._leases
-        self._end(turn.context, now)
+        if turn.context in self._leases:  # its blocks are the turn's now
+            self.leases.taken_up += 1
+            self.leases.wasted += event.cached == 0
+            self._end(turn.context, now)
 
     def _finished(self, event: TurnFinished, now: float) -> None:
         turn = self._turns.pop(event.turn, None)
@@ -359,7 +346,7 @@ class Leases:
                 self._over(program)
         if not context.turns and context.standing is Standing.TOOL:
             tool = event.tool or UNNAMED
-            self._left[context] = (tool, now)
+            self._pauses.leave(context, tool, now)
             self._end(context, now)
             self._lease(context, tool, now)
 

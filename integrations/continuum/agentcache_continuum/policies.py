@@ -84,13 +84,13 @@ class ContinuumOracle(Leases):
 
     def __init__(self, cost: CostModel, capacity_blocks: int, inner: Inner, *, share: float = 1.0) -> None:
         super().__init__(cost, capacity_blocks, inner(), Oracle(), share)
-        self._pauses: dict[str, Sequence[float | None]] = {}
+        self._foreseen: dict[str, Sequence[float | None]] = {}
 
     def foresee(self, pauses: Mapping[str, Sequence[float | None]]) -> None:
         """By context id, the seconds from the end of its k-th turn to its next one; None where none follows."""
-        self._pauses = dict(pauses)
+        self._foreseen = dict(pauses)
 
     def keep_s(self, context: Context, tool: str, reload_s: float) -> float:
-        pauses = self._pauses.get(context.id, ())
+        pauses = self._foreseen.get(context.id, ())
         pause_s = pauses[context.depth - 1] if 0 < context.depth <= len(pauses) else None
         return self.rule.keep_s(tool, reload_s, pause_s)
