@@ -1,5 +1,6 @@
 """Leases in front of a policy: who is kept, for how long, who yields first, and what senseless claims do."""
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -31,7 +32,9 @@ COST = CostModel(CostProfile(c_lin=0.1, c_att=1e-6), 16)  # a block takes 1.6 s 
 
 
 class Bench:
-    """A residency over a layer, and turns that hold the blocks `job:0`, `job:1`, ..."""
+    """A residency over a layer, and turns that hold the blocks `job:0`, `job:1`, ...; the first `common` are shared."""
+
+    common = 0
 
     def __init__(self, spec: str, pool: int = 64, admission: str = "fcfs") -> None:
         policy = make_policy(spec, COST, pool)
@@ -42,9 +45,11 @@ class Bench:
             self.core.admission.is_retained = policy.retains
         self.blocks: dict[Any, Block] = {}
         self.names = 0
+        self.using: dict[str, tuple[str, ...]] = {}
+        self.references: Counter[str] = Counter()
 
     def keys(self, job: str, length: int) -> tuple[str, ...]:
-        return tuple(f"{job}:{index}" for index in range(length))
+        return tuple(f"{'all' if index < self.common else job}:{index}" for index in range(length))
 
     def arrive(self, job: str, length: int, now: float, tool: str | None = None, context: str | None = None) -> str:
         self.names += 1
@@ -55,21 +60,24 @@ class Bench:
     def start(self, turn: str, job: str, length: int, now: float) -> None:
         held = [block for key in self.keys(job, length) if (block := self.blocks.get(key)) and block in self.core]
         self.core.acquire(held, now)
+        self.using[turn] = self.keys(job, length)
+        self.references.update(self.using[turn])
         self.core.observe(TurnScheduled(turn, 16 * length, 16 * len(held), 0, 0), now)
 
     def finish(self, turn: str, job: str, length: int, now: float, tool: str | None = "bash", **said: Any) -> None:
         keys = self.keys(job, length)
         stop = Stop.TOOL_USE if tool else Stop.END_TURN
         self.core.observe(TurnFinished(turn, keys, stop, tool, **said), now)
-        self.give_back(job, length, now)
+        self.give_back(turn, job, length, now)
 
-    def give_back(self, job: str, length: int, now: float) -> None:
+    def give_back(self, turn: str, job: str, length: int, now: float) -> None:
+        self.references.subtract(self.using.pop(turn, ()))
         made = []
         for index, key in reversed(list(enumerate(self.keys(job, length)))):
             block = self.blocks.get(key)
             if block is None:
                 block = self.blocks[key] = Block(len(self.blocks), key, index)
-            if block not in self.core:
+            if block not in self.core and not self.references[key]:
                 made.append(block)
         self.core.release(made, now)
 
@@ -162,7 +170,7 @@ def test_an_aborted_turn_leaves_no_lease_behind() -> None:
     turn = bench.arrive("a", 5, 2.0)
     bench.start(turn, "a", 4, 2.0)
     bench.core.observe(TurnAborted(turn), 3.0)
-    bench.give_back("a", 4, 3.0)
+    bench.give_back(turn, "a", 4, 3.0)
     assert bench.policy.leases.granted == 1
     assert not bench.policy.retains(bench.core.contexts.get("a"))
 
@@ -236,6 +244,7 @@ class Machine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.bench = Bench(self.spec, pool=24, admission="program-fcfs+retained")
+        self.bench.common = 2
         self.open: list[tuple[str, str, int, bool]] = []
         self.running: set[str] = set()
         self.now = 0.0
@@ -273,7 +282,7 @@ class Machine(RuleBasedStateMachine):
             self.open.remove(entry)
             self.bench.core.observe(TurnAborted(entry[0]), self.now)
             if entry[3]:
-                self.bench.give_back(entry[1], entry[2], self.now)
+                self.bench.give_back(*entry[:3], self.now)
 
     @rule(job=st.sampled_from("abcd"))
     def end(self, job: str) -> None:

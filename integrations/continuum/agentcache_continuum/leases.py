@@ -154,13 +154,13 @@ class Leases:
         self._offer(free, now)
         self._fit_share(now)
 
-    def _keep(self, block: Block, now: float) -> bool:
+    def _keep(self, block: Block, since: float) -> bool:
         """Put an evictable block under the leases of its owners, if there are any."""
         leased = [lease for owner in block.owners if (lease := self._leases.get(owner))]
         for lease in leased:
             lease.blocks[block] = None
         if leased:
-            self._kept[block] = now
+            self._kept[block] = since
         return bool(leased)
 
     def touch(self, block: Block, now: float) -> None:
@@ -243,9 +243,13 @@ class Leases:
         lease = self._leases.pop(context, None)
         if lease is None:
             return
-        free = [block for block in lease.blocks if not any(owner in self._leases for owner in block.owners)]
-        for block in free:
-            self.leases.idle_block_s += max(now - self._kept.pop(block), 0.0)
+        free = []
+        for block in lease.blocks:
+            since = self._kept.pop(block)
+            if self._keep(block, since):  # another owner's lease goes on
+                continue
+            self.leases.idle_block_s += max(now - since, 0.0)
+            free.append(block)
         self._offer(free, now)
 
     # Events
@@ -344,7 +348,9 @@ class Leases:
             program.turns += 1
             if context.standing is Standing.ENDED:
                 self._over(program)
-        if not context.turns and context.standing is Standing.TOOL:
+        # Some clients do not say which tool their output will call, only that it is not the last.
+        promised = event.last is False and context.standing is not Standing.ENDED
+        if not context.turns and (promised or context.standing is Standing.TOOL):
             tool = event.tool or UNNAMED
             self._pauses.leave(context, tool, now)
             self._end(context, now)
@@ -363,9 +369,7 @@ class Leases:
                 for lease in self._leases.values():
                     lease.blocks.pop(block, None)
                 since = self._kept.pop(block)
-                if self._keep(block, now):
-                    self._kept[block] = since
-                else:
+                if not self._keep(block, since):
                     self.leases.idle_block_s += now - since
                     freed.append(block)
             elif block in self._inner and any(owner in self._leases for owner in block.owners):

@@ -18,6 +18,10 @@ CODE = ("agentcache.model", "agentcache.cost", "agentcache.policy", "agentcache.
 """The packages whose code decides what a row says."""
 
 
+_LATER = ("bfcl", "pause_s", "jobs")
+"""Fields of a workload that are younger than published rows: unused, they leave the keys of those as they are."""
+
+
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
     """One run. Rows of one cell differ in policy, admission and hints only in what they are compared by."""
 
@@ -38,7 +42,11 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     def key(self) -> str:
         """A hash of all that was asked for, the trace's content included; the code is not in it."""
         trace = trace_hash(self.workload.trace) if self.workload.trace else ""
-        text = json.dumps([msgspec.to_builtins(self), trace], sort_keys=True)
+        asked = msgspec.to_builtins(self)
+        for name in _LATER:
+            if asked["workload"][name] is None:
+                del asked["workload"][name]
+        text = json.dumps([asked, trace], sort_keys=True)
         return sha256(text.encode()).hexdigest()[:16]
 
 

@@ -1,6 +1,7 @@
 """The command `agentcache results`: runs what has no row yet, and writes the published page from the rows."""
 
 import signal
+from fnmatch import fnmatch
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -26,7 +27,7 @@ OUT = Path("docs")
 
 def results(
     configs: Annotated[list[Path] | None, typer.Argument(help=f"Figures, TOML; default all of {CONFIGS}.")] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Run the figures of these names alone.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Run the figures of these names alone; 'a-*' is several.")] = None,
     full: Annotated[bool, typer.Option("--full", help="Run the whole matrix rather than the published one.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
     any_code: Annotated[bool, typer.Option("--any-code", help="Keep rows that other code has made.")] = False,
@@ -47,7 +48,7 @@ def results(
     if not paths:
         raise ConfigError(f"there is no figure in {CONFIGS}; nothing was run", hint="run it in a checkout")
     figures = {path: load_figure(path) for path in paths}
-    if unknown := set(only or ()) - {figure.name for figure in figures.values()}:
+    if unknown := {name for name in only or () if not any(fnmatch(figure.name, name) for figure in figures.values())}:
         known = ", ".join(sorted(figure.name for figure in figures.values()))
         raise ConfigError(f"no figure is called {', '.join(sorted(unknown))}; nothing was run", hint=f"known: {known}")
     for figure in figures.values():
@@ -55,7 +56,7 @@ def results(
             column(name)
     signal.signal(signal.SIGTERM, _leave)  # so that rows are saved and processes ended then too
     console = Console(stderr=True)
-    chosen = [(path, figure) for path, figure in figures.items() if not only or figure.name in only]
+    chosen = [(path, figure) for path, figure in figures.items() if not only or any(fnmatch(figure.name, name) for name in only)]
     for path, figure in chosen:
         figure = figure.with_full() if full else figure
         folder = out / "results"

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from agentcache.errors import ConfigError, InputError
+from agentcache_workloads.generators.bfcl import Bfcl
 from agentcache_workloads.generators.gamma import Gamma
 
 Half = Literal["tune", "report", "all"]
@@ -23,7 +24,8 @@ class Workload(_Strict):
     whole jobs, in the seed's order, until there are so many calls; None takes all. `max_ctx`: prompt tokens above
     which a job is cut. `max_pause_s` caps recorded pauses, before they are multiplied by `time_scale`. `giant_ctx`: the
     job with the most prompt tokens comes first, cut at this context instead. `urgent_every`: every so many jobs, one
-    is of a higher priority than the others.
+    is of a higher priority than the others. `pause_s`: all pauses are this long instead. `jobs`: the sessions come
+    again until there are so many, as other jobs.
     """
 
     trace: str | None = None
@@ -35,10 +37,13 @@ class Workload(_Strict):
     time_scale: float = 1.0
     giant_ctx: int | None = None
     urgent_every: int | None = None
+    bfcl: Bfcl | None = None
+    pause_s: float | None = None
+    jobs: int | None = None
 
     def __post_init__(self) -> None:
-        if (self.trace is None) == (self.gamma is None):
-            raise ValueError("a workload has either a trace or a generator (gamma)")
+        if sum(source is not None for source in (self.trace, self.gamma, self.bfcl)) != 1:
+            raise ValueError("a workload has either a trace or one generator (gamma, bfcl)")
 
 
 class Matrix(_Strict):

@@ -9,8 +9,10 @@ from hashlib import sha256
 
 from agentcache.errors import ConfigError
 from agentcache.sim.fixed import Turn
+from agentcache_workloads.generators import bfcl
 from agentcache_workloads.generators.gamma import generate
 from agentcache_workloads.readers.agentkv import read_trace
+from agentcache_workloads.readers.text_blocks import BLOCK, as_blocks, recycled
 from agentcache_workloads.readers.trace import Meta, Session
 from agentcache_workloads.replay.arrivals import arrival_times
 from agentcache_workloads.replay.fixed_schedule import UNRECORDED_SERVICE_S
@@ -59,7 +61,8 @@ def jobs_of(workload: Workload, seed: int) -> tuple[Meta, tuple[Job, ...]]:
             jobs.append(_scaled(job, workload.time_scale))
             calls += len(job.turns)
     if not jobs:
-        raise ConfigError(f"no job of {workload.trace or workload.gamma} is left under these limits; nothing was run")
+        source = workload.trace or workload.gamma or workload.bfcl
+        raise ConfigError(f"no job of {source} is left under these limits; nothing was run")
     return meta, tuple(jobs)
 
 
@@ -124,22 +127,34 @@ def _change(users: Counter[object], old: Iterable[object], new: Iterable[object]
 @lru_cache(maxsize=2)
 def _source(workload: Workload, seed: int) -> tuple[Meta, dict[str, Session]]:
     """The sessions of a trace (the same for every seed) or of a generator."""
+    stream: Iterable[Session]
     if workload.gamma:
         meta, stream = generate(workload.gamma, seed)
+    elif workload.bfcl:
+        meta, stream = bfcl.generate(workload.bfcl, seed)
     else:
         meta, stream = read_trace(trace_path(workload.trace or ""))
     if meta.block_size is None:
-        raise ConfigError(f"trace {workload.trace} has no block ids; nothing was run")
-    return meta, {session.sid: _usable(session, meta) for session in stream}
+        meta, stream = dataclasses.replace(meta, block_size=BLOCK), as_blocks(stream)
+    if workload.jobs is not None:
+        stream = recycled(stream, workload.jobs)
+    return meta, {session.sid: _usable(session, meta, workload.pause_s) for session in stream}
 
 
-def _usable(session: Session, meta: Meta) -> Session:
-    """Only full blocks are cached; a follow-up whose pause is in its cycle time pauses for the rest of it."""
+def _usable(session: Session, meta: Meta, pause_s: float | None) -> Session:
+    """Only full blocks are cached; a follow-up whose pause is in its cycle time pauses for the rest of it.
+
+    An output that calls a tool has stopped for it, whether the source says so or not.
+    """
     size = meta.block_size or 1
     calls = []
     for call in session.calls:
         cycle_s = call.record.get("cycle_s")
-        if call.delay_s is None and cycle_s is not None:
+        if call.stop == "unknown" and call.tools:
+            call = dataclasses.replace(call, stop="tool_use")
+        if pause_s is not None and call.after is not None:
+            call = dataclasses.replace(call, delay_s=pause_s)
+        elif call.delay_s is None and cycle_s is not None:
             call = dataclasses.replace(call, delay_s=max(0.0, cycle_s - UNRECORDED_SERVICE_S))
         if meta.tail_hashed and isinstance(call.items, tuple):
             call = dataclasses.replace(call, items=call.items[: call.in_tok // size])
