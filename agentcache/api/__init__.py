@@ -1,0 +1,6 @@
+"""What clients use: `AgentCacheClient`, its synchronous twin, and the messages that they and engines exchange."""
+
+from agentcache.api.client import AgentCacheClient, AsyncJob
+from agentcache.api.sync import Job, SyncAgentCacheClient
+
+__all__ = ["AgentCacheClient", "AsyncJob", "Job", "SyncAgentCacheClient"]

@@ -20,10 +20,13 @@ from agentcache.vllm_plugin.compat import (
     version_of_vllm,
 )
 from agentcache.vllm_plugin.config import EngineOptions
+from agentcache.vllm_plugin.courier import CourierProcess, parse_service
 from agentcache.vllm_plugin.host import Host
 from agentcache.vllm_plugin.kv_manager import HoleFillingManager, ResidencyKVCacheManager
+from agentcache.vllm_plugin.leases import Leased
+from agentcache.vllm_plugin.link import Link
 from agentcache.vllm_plugin.pacing import Pacer
-from agentcache.vllm_plugin.refusals import runs_fused_worker
+from agentcache.vllm_plugin.refusals import why_not_fused
 from agentcache.vllm_plugin.waiting import RankedQueue
 
 logger = init_logger(__name__)
@@ -52,6 +55,8 @@ def attach(scheduler: Any, options: EngineOptions) -> Host:
     profile.check_for(model_name(config.model_config.model), scheduler.block_size)
     capacity = scheduler.kv_cache_manager.block_pool.num_gpu_blocks - 1  # one is vLLM's null block
     policy = make_policy(options.policy, CostModel(profile, scheduler.block_size), capacity)
+    if options.service is not None:
+        policy = Leased(policy)
     residency = Residency(policy, capacity, options.max_contexts, parse_admission(options.admission))
     host = Host(residency, block_size=scheduler.block_size, receipts=options.receipts)
     scheduler.pacer = Pacer(host, rule, profile, options.profile is not None, scheduler.block_size)
@@ -59,15 +64,22 @@ def attach(scheduler: Any, options: EngineOptions) -> Host:
     if host.residency.admission:
         scheduler.waiting = RankedQueue(host)  # nothing waits yet
         host.residency.admission.on_hold_end = host.held
+        if retains := getattr(policy, "retains", None):
+            host.residency.admission.is_retained = retains
 
-    fused = options.mode == "fused" and runs_fused_worker(config)
-    if options.mode == "fused" and not fused:
-        logger.warning("AgentCache: mode sequential, one hole a step: this worker does not run fused steps")
+    reason = why_not_fused(config)
+    fused = options.mode == "fused" and not reason
+    if options.mode == "fused" and reason:
+        logger.warning("AgentCache: mode sequential, one hole a step: %s", reason)
     manager = adopt(scheduler.kv_cache_manager, KVCacheManager, ResidencyKVCacheManager)
     manager.attach(host, policy.reuse == "holes", MAX_SEGMENTS if fused else 1)
     adopt(manager.group, FullAttentionManager, HoleFillingManager).attach()
     adopt(manager.block_pool, BlockPool, ResidencyBlockPool).attach(host)
     mode = "fused" if fused else "sequential"
+    if options.service is not None:
+        carrier = CourierProcess(*parse_service(options.service))
+        scheduler.link = Link(host, manager.block_pool, carrier, profile, scheduler.block_size, options.engine)
+        scheduler.link.start()
     host.meter.set("agentcache_build_info", 1, agentcache.__version__, version_of_vllm(), mode)
     host.meter.set("agentcache_policy_active", 1, policy.name, "all")
     logger.info(

@@ -9,6 +9,7 @@ from agentcache.errors import ConfigError
 from agentcache.policy import make_policy
 from agentcache.policy.admission import parse_admission
 from agentcache.policy.chunking import parse_chunking
+from agentcache.vllm_plugin.courier import parse_service
 
 
 class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -21,6 +22,8 @@ class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `chunking`: prefill tokens of a step while decodes run: `adaptive:tpot=50ms`, `paper`, `fixed:N`, or vLLM's (`off`).
     `max_contexts`: idle contexts remembered.
     `receipts`: a file that gets one JSON line a turn: what was reused, what was missing and why; None writes none.
+    `service`: the Ray cluster whose residency service to join: `auto` or `HOST:PORT`, and `/NAMESPACE` if it is not
+    the usual one; None joins none. `engine`: what this engine is called there; None makes a name up.
     `on_unsupported`: `refuse` stops start-up where reuse cannot be exact, `stock` runs stock prefix caching instead.
     """
 
@@ -31,6 +34,8 @@ class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chunking: str = "off"
     max_contexts: int = 4096
     receipts: str | None = None
+    service: str | None = None
+    engine: str | None = None
     on_unsupported: Literal["refuse", "stock"] = "refuse"
 
 
@@ -59,5 +64,7 @@ def check_options(options: EngineOptions) -> None:
     """Try what an engine would do with the options at start-up, before one is started. Raises `ConfigError`."""
     parse_admission(options.admission)
     parse_chunking(options.chunking)
+    if options.service is not None:
+        parse_service(options.service)
     profile = CostProfile.load(options.profile) if options.profile else CostProfile(c_lin=1.0, c_att=1.0)
     make_policy(options.policy, CostModel(profile, block_size=16), capacity_blocks=1)

@@ -89,6 +89,10 @@ class ResidencyFreeQueue:
         if used:
             self._residency.acquire(used, self._host.now)
 
+    def face(self, block: KVCacheBlock) -> Block:
+        """The residency's own name for a physical block that has been free under its present key."""
+        return self._faces[block.block_id]
+
     def lost_key(self, block: KVCacheBlock) -> None:
         """A free block's content was invalidated: nothing to keep any more."""
         face = self._faces[block.block_id]

@@ -22,6 +22,7 @@ from agentcache.vllm_plugin.compat import Request, RequestStatus
 from agentcache.vllm_plugin.hints import read_hints
 from agentcache.vllm_plugin.metrics import Meter
 from agentcache.vllm_plugin.receipts import Receipts
+from agentcache.vllm_plugin.refusals import stock_only
 
 Listener = Callable[[Event, float], None]
 
@@ -39,6 +40,7 @@ class Host:
         self.residency = residency
         self.listeners: list[Listener] = []
         self.meter = Meter()
+        self.dropping = "reset"  # why the engine invalidates blocks, while it does
         self.receipts = Receipts(residency, block_size, receipts)
         self._clock = clock
         self.now = clock()
@@ -68,7 +70,7 @@ class Host:
     def dropped(self, blocks: Sequence[Block]) -> None:
         """The engine has invalidated the content of these evictable blocks."""
         self.residency.forget(blocks)
-        self.meter.evicted(Counter(block.standing for block in blocks), "reset")
+        self.meter.evicted(Counter(block.standing for block in blocks), self.dropping)
 
     def held(self, turn: str, end: str, seconds: float) -> None:
         """A hold of the turn by admission is over."""
@@ -80,6 +82,8 @@ class Host:
         hints = read_hints(request)
         for (source, action, outcome), count in hints.outcomes.items():
             self.meter.count("agentcache_hints_total", source, action, outcome, by=count)
+        if reason := stock_only(request):
+            self.meter.count("agentcache_stock_turns_total", reason)
         keys = tuple(request.block_hashes)
         self.receipts.expect(request.request_id, keys)
         self.observe(TurnArrived(request.request_id, keys, hints.job, hints.context, hints.tool_ran, request.priority))

@@ -36,6 +36,7 @@ METRICS = {
     "agentcache_jobs_started_total": Metric("counter", "Jobs whose first turn came."),
     "agentcache_jobs_finished_total": Metric("counter", "Jobs that are known to have ended.", ("how",)),
     "agentcache_turns_total": Metric("counter", "Turns, by what came before them.", ("after",)),
+    "agentcache_stock_turns_total": Metric("counter", "Turns whose blocks behind holes are not reused.", ("reason",)),
     "agentcache_pause_seconds": Metric(
         "histogram", "From one turn of a context to its next.", ("class",), SECONDS, 10**6
     ),
@@ -61,6 +62,12 @@ METRICS = {
         "counter", "Prefill by the cost model: paid (live), or due under stock LRU (lru).", ("shadow",), (), 10**6
     ),
     "agentcache_policy_fallbacks_total": Metric("counter", "Times that the policy gave way to LRU's order."),
+    "agentcache_service_up": Metric("gauge", "1 while the residency service answers."),
+    "agentcache_service_sync_failures_total": Metric("counter", "Reports that the residency service did not answer."),
+    "agentcache_service_staleness_seconds": Metric("gauge", "Since the service's last answer.", (), (), 10**6),
+    "agentcache_service_dropped_summaries_total": Metric(
+        "counter", "Summaries that no longer fitted the link's queue."
+    ),
     "agentcache_decision_seconds": Metric("histogram", "Time of the core's calls.", ("call",), SHORT_SECONDS, 10**6),
 }
 

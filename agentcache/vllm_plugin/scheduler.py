@@ -13,6 +13,7 @@ from agentcache.vllm_plugin.config import load_options
 from agentcache.vllm_plugin.gauges import gauge
 from agentcache.vllm_plugin.holes import SEGMENTS
 from agentcache.vllm_plugin.host import Host
+from agentcache.vllm_plugin.link import Link
 from agentcache.vllm_plugin.pacing import Pacer
 from agentcache.vllm_plugin.refusals import refuse
 from agentcache.vllm_plugin.waiting import RankedQueue
@@ -28,6 +29,7 @@ class ResidencyScheduling:
 
     agentcache: Host | None = None
     pacer: Pacer
+    link: Link | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -50,6 +52,8 @@ class ResidencyScheduling:
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
         if self.agentcache:
             self.agentcache.tick()
+            if self.link:
+                self.link.poll()
             for decision in self.agentcache.residency.admit(self.agentcache.now):
                 logger.debug("AgentCache: %s", decision)
             if isinstance(self.waiting, RankedQueue):
@@ -109,6 +113,11 @@ class ResidencyScheduling:
             gauge(self.agentcache, self.kv_cache_manager.block_pool, self.block_size)
             stats.num_kv_fetch_reqs_by_stage |= self.agentcache.meter.drain()
         return stats
+
+    def shutdown(self) -> None:
+        if self.link:
+            self.link.close()
+        super().shutdown()
 
     # The residency hears of an end before the blocks come back, so that they carry their standing.
 

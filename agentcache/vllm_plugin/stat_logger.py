@@ -38,7 +38,7 @@ class AgentCacheStatLogger(AggregateStatLoggerBase):
         elif metric.kind == "counter":
             series.labels(self._model, engine, *labels).inc(value / metric.scale)
         else:
-            series.labels(self._model, engine, *labels).set(value)
+            series.labels(self._model, engine, *labels).set(value / metric.scale)
 
     def log_engine_initialized(self) -> None:
         """The series appear with their first count."""

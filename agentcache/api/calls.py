@@ -1,0 +1,75 @@
+"""The HTTP calls of both clients, without a connection: what is sent, and what an answer means."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import httpx
+import msgspec
+
+from agentcache.api.messages import Action
+from agentcache.errors import EngineError, InputError
+
+PREFIX = "/agentcache/v1"
+CHAT = "/v1/chat/completions"
+T = TypeVar("T")
+
+
+def of_action(action: Action) -> dict[str, Any]:
+    """Arguments of `httpx.Client.request` for an action.
+
+    One without a request id gets one, so that it may be sent twice.
+    """
+    body = {name: value for name, value in msgspec.to_builtins(action).items() if value is not None}
+    return {"method": "POST", "url": f"{PREFIX}/actions", "json": {"request_id": uuid4().hex, **body}}
+
+
+def of_chat(
+    job: str, messages: Sequence[Mapping[str, Any]], model: str, tool: str | None, last: bool | None, **body: Any
+) -> dict[str, Any]:
+    """The body of a turn of a job: OpenAI's, with what the engine may know in `vllm_xargs`.
+
+    `tool` has run since the turn before; `last` says whether this is the job's last turn.
+    """
+    said: dict[str, Any] = {"job_id": job, "session_id": job}
+    if tool is not None:
+        said["last_func_call"] = tool
+    if last is not None:
+        said["is_last_step"] = int(last)
+    return {"model": model, "messages": list(messages), **body, "vllm_xargs": said | body.get("vllm_xargs", {})}
+
+
+def read(response: httpx.Response, kind: type[T]) -> T:
+    """The answer as a message. Raises `InputError` for what the service refuses, `EngineError` for what it cannot."""
+    check(response)
+    try:
+        return msgspec.json.decode(response.content, type=kind)
+    except msgspec.ValidationError as error:
+        raise EngineError(f"{response.request.url} answered something else than {kind.__name__}: {error}") from error
+
+
+def check(response: httpx.Response) -> None:
+    """Raise for an answer that is an error; its body must have been read."""
+    if response.status_code < 400:
+        return
+    try:
+        told = msgspec.json.decode(response.content)["error"]["message"]
+    except (msgspec.DecodeError, KeyError, TypeError):
+        told = response.text[:200]
+    sentence = f"{response.request.method} {response.request.url.path} answered {response.status_code}: {told}"
+    kind = EngineError if response.status_code >= 500 or response.status_code == 429 else InputError
+    raise kind(sentence)
+
+
+def event(line: str) -> dict[str, Any] | None:
+    """One line of a server-sent stream: its chunk, or None. Raises `EngineError` for a stream that broke."""
+    if not line.startswith("data:") or (data := line[5:].strip()) == "[DONE]":
+        return None
+    chunk: dict[str, Any] = msgspec.json.decode(data)
+    if error := chunk.get("error"):
+        raise EngineError(f"the stream broke: {error.get('message', error)}")
+    return chunk
+
+
+def headers(token: str | None) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"} if token else {}

@@ -1,0 +1,39 @@
+"""The HTTP application of an ingress: OpenAI's API, the control API, health, and their description."""
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+import agentcache
+from agentcache.service.control import Control, Service, routes
+from agentcache.service.ingress import Ingress
+from agentcache.service.tenants import Rate
+from agentcache.service.watch import watch
+
+
+def api(ingress: Ingress, service: Service) -> FastAPI:
+    """The HTTP application: OpenAI's API under /v1, the control API, health, and what describes them."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        watching = asyncio.create_task(watch(ingress.homes, service))
+        yield
+        watching.cancel()
+
+    app = FastAPI(title="AgentCache", version=agentcache.__version__, lifespan=lifespan)
+    rate = Rate(ingress.config.control_per_s, 2 * math.ceil(ingress.config.control_per_s), time.monotonic)
+    app.include_router(routes(Control(ingress, service, rate)))
+
+    @app.get("/health", summary="Whether this ingress answers")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    app.add_route("/metrics", ingress.metrics, methods=["GET"], include_in_schema=False)
+    app.add_route("/v1/{path:path}", ingress.openai, methods=["GET", "POST"], include_in_schema=False)
+    app.add_route("/tokenize", ingress.openai, methods=["POST"], include_in_schema=False)
+    app.add_route("/detokenize", ingress.openai, methods=["POST"], include_in_schema=False)
+    return app

@@ -1,0 +1,90 @@
+"""The Serve application: the ingress with its APIs over the replicas of one model."""
+
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve
+from ray.serve.config import RequestRouterConfig
+from ray.serve.handle import DeploymentHandle
+
+from agentcache.service.api import api
+from agentcache.service.call import Call, Head, Plan
+from agentcache.service.config import ServiceConfig
+from agentcache.service.ingress import Ingress
+from agentcache.service.remote import RemoteService
+from agentcache.service.replica import Replica
+from agentcache.service.tenants import Tenants
+
+STATS_PERIOD_S = 1.0
+ROUTERS = {
+    "residency": "agentcache.service.router:ResidencyRouter",
+    "session": "ray.serve.experimental.consistent_hash_router:ConsistentHashRouter",
+    "default": None,
+}
+
+
+class ServeBackend:
+    """Sends calls through Serve's handle, whose router chooses the replica."""
+
+    def __init__(self, handle: DeploymentHandle[Any]) -> None:
+        self._handle = handle.options(stream=True, method_name="http")
+
+    async def send(self, call: Call, plan: Plan, session: str | None) -> AsyncIterator[Head | bytes]:
+        handle = self._handle.options(session_id=session) if session else self._handle
+        parts: Any = handle.remote(call, plan=plan)
+        try:
+            async for part in parts:
+                yield part
+        finally:
+            parts.cancel()
+
+    async def metrics(self) -> list[tuple[str, str, float]]:
+        told: list[tuple[str, str, float]] = await self._handle.broadcast("metrics").results_async(timeout_s=10)
+        return told
+
+
+@serve.ingress()
+class Front:
+    """The Serve deployment that speaks HTTP."""
+
+    def __init__(self, config: ServiceConfig, replicas: DeploymentHandle[Any]) -> None:
+        # Who calls, and with what, is nobody's business in the log.
+        logging.getLogger("httpx").setLevel(logging.WARNING)
+        self._config, self._replicas = config, replicas
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        source = serve.get_replica_context().replica_id.unique_id
+        config, backend = self._config, ServeBackend(self._replicas)
+        service = RemoteService(config.residency, config.namespace)
+        return api(Ingress(config, backend, Tenants.load(config.tenants_file), source), service)
+
+
+def application(config: ServiceConfig) -> Any:
+    """The application of a configuration, for `serve.run` or a Serve configuration file."""
+    Tenants.load(config.tenants_file)  # a mistake is told where it was made
+    router = ROUTERS[config.router]
+    routing: dict[str, Any] = {"request_routing_stats_period_s": STATS_PERIOD_S}
+    if router:
+        routing["request_router_class"] = router
+    scale: dict[str, Any] = {"num_replicas": config.replicas}
+    if config.autoscaling:
+        scale = {"autoscaling_config": config.autoscaling}
+    replicas = serve.deployment(Replica).options(  # type: ignore[attr-defined]
+        name="replica",
+        max_ongoing_requests=config.max_ongoing_requests,
+        ray_actor_options={
+            "num_cpus": config.num_cpus,
+            "num_gpus": config.num_gpus,
+            "runtime_env": {"env_vars": config.env},
+        },
+        request_router_config=RequestRouterConfig(**routing),
+        health_check_period_s=5,
+        graceful_shutdown_timeout_s=10,
+        **scale,
+    )
+    front = serve.deployment(Front).options(  # type: ignore[attr-defined]
+        name="ingress", max_ongoing_requests=10_000, ray_actor_options={"num_cpus": 0}, graceful_shutdown_timeout_s=5
+    )
+    return front.bind(config, replicas.bind(config))

@@ -1,0 +1,45 @@
+"""What travels between the ingress and a replica: one HTTP request, the head of its answer, and what routes it."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Plan:
+    """What is known of one request before it runs, for the router; it travels with the request.
+
+    `tokens`: expected prompt tokens. `resident`: of those, how many each replica holds, by replica. `home`: the
+    replica that served the job last; `job` spreads those that have none. `source`: the ingress that routes it.
+    `avoid`: replicas not to be asked again.
+    The router writes `replica` and `rebuild_s` (expected seconds until the first token there, without queueing); the
+    ingress sets `started` when the first byte has come.
+    """
+
+    tokens: int = 0
+    resident: dict[str, int] = field(default_factory=dict)
+    home: str | None = None
+    job: str = ""
+    source: str = ""
+    avoid: frozenset[str] = frozenset()
+    replica: str | None = None
+    rebuild_s: float = 0.0
+    started: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """An HTTP request for a replica's ASGI application. Header names are lower-case."""
+
+    method: str
+    path: str
+    query: bytes = b""
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The head of an answer, and who gives it."""
+
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...]
+    replica: str

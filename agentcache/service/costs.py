@@ -1,0 +1,77 @@
+"""What a request would wait and cost on each replica: the numbers that the router ranks by."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from zlib import crc32
+
+from agentcache.service.call import Plan
+
+TIE = 0.05
+"""Costs within this share of the best are equal: then the job's home decides."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Prefill on one replica: c_lin seconds a token, c_att seconds a token squared of the causal pair term."""
+
+    c_lin: float = 1e-5
+    c_att: float = 0.0
+
+    def rebuild_s(self, tokens: int, resident: int) -> float:
+        """Seconds to compute a prompt of which the first `resident` tokens are there."""
+        known = min(resident, tokens)
+        return self.c_lin * (tokens - known) + self.c_att * (tokens**2 - known**2)
+
+
+@dataclass(slots=True)
+class Ledger:
+    """The requests on their way from here, by request id; those of other ingresses come with a replica's statistics."""
+
+    open: dict[str, Plan] = field(default_factory=dict)
+
+    def waiting_s(self) -> Counter[str]:
+        """Expected prefill seconds before a new request on each replica: of requests without a first token."""
+        waits: Counter[str] = Counter()
+        for plan in self.open.values():
+            if plan.replica is not None and not plan.started:
+                waits[plan.replica] += plan.rebuild_s  # type: ignore[assignment]
+        return waits
+
+
+def elsewhere_s(stats: Mapping[str, Any], source: str) -> float:
+    """Of what a replica reports as waiting, the part that other ingresses than `source` have sent."""
+    waiting = stats.get("waiting_s")
+    return sum(s for name, s in waiting.items() if name != source) if isinstance(waiting, dict) else 0.0
+
+
+def rates(stats: Mapping[str, Any]) -> Rates:
+    """The rates that a replica reports, or the default before it has."""
+    given = stats.get("rates")
+    return Rates(*given) if given else Rates()
+
+
+def ranked(plan: Plan, costs: Mapping[str, float]) -> list[list[str]]:
+    """Replicas in ranks of equal cost, cheapest first.
+
+    Where several are equal, the job's home stands alone and first; a job without one gets one by its name, so that
+    contexts spread. Replicas to be avoided come last, for they may be all there is.
+    """
+    ranks = list(_ranks([name for name in costs if name not in plan.avoid], costs, plan))
+    if rest := [name for name in costs if name in plan.avoid]:
+        ranks.append(rest)
+    return ranks
+
+
+def _ranks(names: Iterable[str], costs: Mapping[str, float], plan: Plan) -> Iterator[list[str]]:
+    left = sorted(names, key=lambda name: costs[name])
+    while left:
+        best = costs[left[0]]
+        equal = [name for name in left if costs[name] <= best * (1 + TIE)]
+        left = left[len(equal) :]
+        first = plan.home if plan.home in equal else max(equal, key=lambda name: crc32(f"{plan.job} {name}".encode()))
+        yield [first]
+        equal.remove(first)
+        if equal:
+            yield equal

@@ -1,0 +1,66 @@
+"""Where jobs' contexts are, as far as an ingress knows: what it saw itself, corrected by what the service tells it."""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from agentcache.errors import CheckFailed
+
+FRESH_S = 2.0
+"""What engines report has reached us after so long."""
+
+
+@dataclass(slots=True)
+class Whereabouts:
+    """Of one job: the replica that served it last, and the tokens that each replica is believed to hold."""
+
+    home: str | None = None
+    tokens: dict[str, int] = field(default_factory=dict)
+    served_at: float = 0.0
+
+
+class Homes:
+    """Whereabouts by job, at most `capacity` of them; those unused for longest are forgotten."""
+
+    def __init__(self, capacity: int = 65_536) -> None:
+        self.capacity = capacity
+        self._jobs: OrderedDict[str, Whereabouts] = OrderedDict()
+
+    def of(self, job: str) -> Whereabouts:
+        """What is known of the job, which is nothing for a new one."""
+        return self._jobs.get(job, Whereabouts())
+
+    def served(self, job: str, replica: str, tokens: int, now: float) -> None:
+        """A turn of so many tokens has begun to answer on a replica: they are all there now."""
+        known = self._jobs.setdefault(job, Whereabouts())
+        known.home, known.served_at = replica, now
+        known.tokens[replica] = tokens
+        self._jobs.move_to_end(job)
+        if len(self._jobs) > self.capacity:
+            self._jobs.popitem(last=False)
+
+    def told(self, job: str, tokens: dict[str, int], now: float) -> None:
+        """The service says how many tokens of a known job each replica holds: old news while a turn is fresh."""
+        known = self._jobs.get(job)
+        if known and now - known.served_at > FRESH_S:
+            known.tokens = tokens
+
+    def lost(self, replica: str) -> None:
+        """A replica is gone, and all that it held."""
+        for known in self._jobs.values():
+            known.tokens.pop(replica, None)
+            if known.home == replica:
+                known.home = None
+
+    def ended(self, job: str) -> None:
+        self._jobs.pop(job, None)
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def check(self) -> None:
+        """Raise `CheckFailed` if there are more jobs than allowed, or a count below zero."""
+        if len(self._jobs) > self.capacity:
+            raise CheckFailed(f"{len(self._jobs)} jobs are remembered, {self.capacity} are allowed")
+        for job, known in self._jobs.items():
+            if any(count < 0 for count in known.tokens.values()):
+                raise CheckFailed(f"job {job} holds {known.tokens} tokens")

