@@ -1,5 +1,7 @@
 """Attention of rows at any positions of their requests over a paged cache: the public call."""
 
+import math
+import os
 from dataclasses import replace
 
 import torch
@@ -16,6 +18,9 @@ HEAD_DIMS = (16, 32, 64, 80, 96, 128, 192, 256)
 BLOCK_SIZES = (16, 32, 64, 128)
 MAX_GROUP = 128
 JOIN_ROWS = 16
+MOST_INT32 = 2**31 - 1
+DEBUG = os.environ.get("AGENTCACHE_KERNELS_CHECK") == "1"
+"""Whether every call compares values, also where a plan is given. Slow: each call waits for the device."""
 
 
 def msa_attention(
@@ -51,13 +56,13 @@ def msa_attention(
 
     Every key up to a row's position must be in the cache: resident, or written before this call. Sums are in fp32.
     Shapes, dtypes and devices are always checked. `check` also compares values (order of positions, ids in the block
-    table), for which it waits for the device; its default is to do so exactly when no plan is given. Raises
-    `ArgumentError` before anything is launched.
+    table), for which it waits for the device; its default is to do so exactly when no plan is given, or always under
+    AGENTCACHE_KERNELS_CHECK=1. Raises `ArgumentError` before anything is launched.
     """
-    _check_shapes(q, k_cache, v_cache, positions, cu_seqlens_q, block_table, out, lse, soft_cap, window)
-    if q.is_cuda == INTERPRETED:
+    _check_shapes(q, k_cache, v_cache, positions, cu_seqlens_q, block_table, out, lse, scale, soft_cap, window)
+    if q.device.type != ("cpu" if INTERPRETED else "cuda"):
         raise ArgumentError("q.device", q.device, "cpu under TRITON_INTERPRET=1, a GPU otherwise")
-    check = plan is None if check is None else check
+    check = DEBUG or plan is None if check is None else check
     check_batch(positions, cu_seqlens_q, check)
     tokens, heads, d = q.shape
     blocks, page, kv_heads, _ = k_cache.shape
@@ -138,6 +143,7 @@ def _check_shapes(
     block_table: Tensor,
     out: Tensor | None,
     lse: Tensor | None,
+    scale: float,
     soft_cap: float | None,
     window: int | None,
 ) -> None:
@@ -176,10 +182,20 @@ def _check_shapes(
     for name, tensor in (("positions", positions), ("cu_seqlens_q", cu_seqlens_q), ("lse", lse)):
         if tensor is not None and not tensor.is_contiguous():
             raise ArgumentError(f"{name}.stride()", tensor.stride(), "contiguous")
-    if soft_cap is not None and not soft_cap > 0:
-        raise ArgumentError("soft_cap", soft_cap, "more than 0, or None")
-    if window is not None and window < 1:
-        raise ArgumentError("window", window, "at least 1, or None")
+    for name, tensor in (("q", q), ("k_cache", k_cache), ("v_cache", v_cache), ("out", out)):
+        # The only offset that a kernel works out in 32 bits: d is the innermost dimension wherever it is fast.
+        if tensor is not None and (d - 1) * tensor.stride(-1) > MOST_INT32:
+            raise ArgumentError(
+                f"{name}.stride(-1)", tensor.stride(-1), f"at most {MOST_INT32 // (d - 1)} at head size {d}"
+            )
+    if out is not None and any(step == 0 and size > 1 for step, size in zip(out.stride(), out.shape, strict=True)):
+        raise ArgumentError("out.stride()", out.stride(), "no 0: every element must have a place of its own")
+    if not math.isfinite(scale):
+        raise ArgumentError("scale", scale, "a finite number")
+    if soft_cap is not None and not 1e-6 <= soft_cap < math.inf:
+        raise ArgumentError("soft_cap", soft_cap, "1e-6 or more and finite, or None")
+    if window is not None and (not isinstance(window, int) or not 1 <= window <= MOST_INT32):
+        raise ArgumentError("window", window, f"a whole number from 1 to {MOST_INT32}, or None")
 
 
 def _check_plan(plan: TilePlan, tokens: int, requests: int, tile_tokens: int, q: Tensor) -> None:

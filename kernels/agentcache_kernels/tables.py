@@ -16,12 +16,23 @@ FOLDER = Path(__file__).parent / "configs"
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """How one launch is shaped: rows and keys of a tile, warps of a program, stages of its pipeline."""
+    """How one launch is shaped: rows and keys of a tile, warps of a program, stages of its pipeline.
+
+    Raises `ArgumentError` for a shape that no device takes; one that is merely too large fails when it is compiled.
+    """
 
     block_m: int
     block_n: int
     warps: int
     stages: int
+
+    def __post_init__(self) -> None:
+        for name, least, most in (("block_m", 16, 1024), ("block_n", 16, 1024), ("warps", 1, 32)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or not least <= value <= most or value & (value - 1):
+                raise ArgumentError(name, repr(value), f"a power of two from {least} to {most}")
+        if not isinstance(self.stages, int) or not 1 <= self.stages <= 16:
+            raise ArgumentError("stages", repr(self.stages), "a whole number from 1 to 16")
 
 
 @dataclass(frozen=True, slots=True)

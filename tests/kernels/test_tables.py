@@ -1,5 +1,6 @@
 """The tables of tile shapes: every head size finds one, and a GPU that nobody tuned for finds the default."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -46,4 +47,15 @@ def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
             Table(path)
     with pytest.raises(ArgumentError, match="without an entry"):
         Table(FOLDER / "default.json").find(8, 128, 1)
-    assert Config(1, 2, 3, 4) == Config(1, 2, 3, 4)
+
+
+def test_a_shape_that_no_device_takes_is_refused(tmp_path: Path) -> None:
+    for wrong in ((24, 16, 4, 1), (8, 16, 4, 1), (16, 2048, 4, 1), (16, 16, 3, 1), (16, 16, 4, 0), (16.0, 16, 4, 1)):
+        with pytest.raises(ArgumentError, match="expected a"):
+            Config(*wrong)  # type: ignore[arg-type]
+    head = json.loads((FOLDER / "default.json").read_text())
+    head["entries"][0]["block_m"] = 100
+    bad = tmp_path / "bad.json"
+    bad.write_text(json.dumps(head))
+    with pytest.raises(ArgumentError, match="block_m is 100"):
+        Table(bad)

@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 
+from agentcache_kernels import msa
 from agentcache_kernels.errors import ArgumentError
 from agentcache_kernels.msa import msa_attention, plan_for
 from agentcache_kernels.tables import Config
@@ -42,7 +43,14 @@ def call(**change: object) -> None:
         ({"out": torch.zeros(5, 4, 16, dtype=HALF)}, "out is torch.float16"),
         ({"lse": torch.zeros(5, 2)}, "lse is torch.float32 [5, 2]"),
         ({"soft_cap": 0.0}, "soft_cap is 0.0"),
+        ({"soft_cap": float("inf")}, "soft_cap is inf"),
+        ({"soft_cap": float("nan")}, "soft_cap is nan"),
+        ({"scale": float("nan")}, "scale is nan"),
+        ({"scale": float("inf")}, "scale is inf"),
         ({"window": 0}, "window is 0"),
+        ({"window": 2.5}, "window is 2.5"),
+        ({"window": 2**31}, "window is 2147483648"),
+        ({"out": torch.zeros(1, 4, 16).expand(5, 4, 16)}, "out.stride() is (0, 16, 1), expected no 0"),
         ({"q": torch.zeros(5, 4, 16, device="meta")}, "meta"),
     ],
 )
@@ -69,3 +77,31 @@ def test_with_a_plan_values_are_compared_only_on_demand() -> None:
     made.block_table[0, 2] = 99
     with pytest.raises(ArgumentError, match="99"):
         msa_attention(**vars(made), plan=plan, config=config, check=True)
+
+
+def test_a_stride_beyond_what_the_kernel_computes_in_32_bits_is_refused() -> None:
+    """The last dimension lies farthest apart, as in a cache [d, blocks, ...] that is only viewed the right way."""
+    made = make([[(3, 5), (30, 33)]])
+    step = 2**31 // 15 + 1
+    storage = torch.empty(1, device=DEVICE)
+    shape = made.k_cache.shape
+    wide = torch.as_strided(storage, (0, *shape[1:]), (1, 1, 1, step))  # no element, so no memory
+    for changed in ({"k_cache": wide, "v_cache": wide[..., :16]}, {"k_cache": made.k_cache[:0], "v_cache": wide}):
+        with pytest.raises(ArgumentError, match=re.escape(f"stride(-1) is {step}")):
+            msa_attention(**(vars(made) | changed))
+
+
+def test_the_debug_mode_compares_values_although_there_is_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, config = make([[(3, 5), (30, 33)]]), Config(16, 16, 4, 1)
+    plan = plan_for(made.q, 2, made.positions, made.cu_seqlens_q, config=config)
+    made.block_table[0, 2] = -7
+    monkeypatch.setattr(msa, "DEBUG", True)
+    with pytest.raises(ArgumentError, match=re.escape("block_table[0, 2] is -7")):
+        msa_attention(**vars(made), plan=plan, config=config)
+
+
+def test_a_tensor_without_memory_is_refused_by_its_device() -> None:
+    arguments = vars(make([[(3, 5), (30, 33)]]))
+    meta = {name: value.to("meta") if isinstance(value, torch.Tensor) else value for name, value in arguments.items()}
+    with pytest.raises(ArgumentError, match=re.escape("q.device is meta")):
+        msa_attention(**meta)
