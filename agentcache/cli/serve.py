@@ -2,15 +2,10 @@
 
 import json
 import os
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-
-from agentcache.errors import ConfigError
-
-HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def serve(
@@ -27,6 +22,7 @@ def serve(
 ) -> None:
     """Start vLLM's OpenAI server with AgentCache on; every other flag goes to vLLM."""
     from agentcache.vllm_plugin.config import check_options, load_options
+    from agentcache.vllm_plugin.models import served_model
     from agentcache.vllm_plugin.serve import SERVER, on_cpu, server_argv
 
     given: dict[str, Any] = {
@@ -37,7 +33,7 @@ def serve(
         "chunking": chunking,
     }
     options = {key: value for key, value in given.items() if value is not None}
-    argv = server_argv(_served(model), options, ctx.args)
+    argv = server_argv(served_model(model), options, ctx.args)
     config = json.loads(argv[argv.index("--additional-config") + 1])
     check_options(load_options(config))
     if print_config:
@@ -49,17 +45,6 @@ def serve(
         for name, value in SERVER_ENV.items():
             os.environ.setdefault(name, value)
     os.execv(argv[0], argv)
-
-
-def _served(model: str) -> str:
-    """The model as vLLM takes it: a folder that is one, or a hub name that vLLM will look up."""
-    from agentcache.vllm_plugin.models import model_dir
-
-    if model.startswith("-"):
-        raise ConfigError(f"{model} stands where the model was expected; nothing was started", "put the model first")
-    if HUB_NAME.fullmatch(model) and not Path(model).exists():
-        return model
-    return model_dir(model)
 
 
 # Flags that are not ours are vLLM's.

@@ -4,6 +4,7 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 from fastapi import FastAPI
 from ray import serve
 from ray.serve.config import RequestRouterConfig
@@ -87,4 +88,6 @@ def application(config: ServiceConfig) -> Any:
     front = serve.deployment(Front).options(  # type: ignore[attr-defined]
         name="ingress", max_ongoing_requests=10_000, ray_actor_options={"num_cpus": 0}, graceful_shutdown_timeout_s=5
     )
-    return front.bind(config, replicas.bind(config))
+    # How many there are is none of their business: a change of it restarts nobody.
+    told = msgspec.structs.replace(config, replicas=1, autoscaling=None)
+    return front.bind(told, replicas.bind(told))

@@ -1,7 +1,8 @@
 """Every private name of vLLM that we build on, in one place: a release that moves one breaks here, and says so."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -75,10 +76,15 @@ __all__ = [
     "SchedulerOutput",
     "VllmConfig",
     "adopt",
+    "backends_of",
     "cpu_runner_class",
+    "expect_stock",
     "get_block_hash",
     "init_logger",
     "make_block_hash_with_group_id",
+    "named_backend",
+    "openai_app",
+    "preempt",
     "register_backend",
     "reshape_and_cache_flash",
     "version_of_vllm",
@@ -105,21 +111,57 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(_BY_PLATFORM[name]), name.removeprefix("GPU"))
 
 
-def adopt(instance: Any, stock: type, ours: type) -> Any:
-    """Turn an object that vLLM has built into our subclass of its class, keeping its state.
+def import_first(*names: str) -> Any:
+    """The first of these modules that is there: where a release has moved one."""
+    for name in names[:-1]:
+        try:
+            return import_module(name)
+        except ModuleNotFoundError as error:
+            if not name.startswith(str(error.name)):
+                raise
+    return import_module(names[-1])
 
-    `Scheduler.__init__` builds the manager and the pool itself and offers no way to name another class; building
-    them a second time would double their state. Raises `Unsupported` unless the object is exactly of the stock class:
-    another plug-in may have put its own there.
-    """
+
+def expect_stock(instance: Any, stock: type) -> None:
+    """Raise `Unsupported` unless the object is exactly of vLLM's class: another plug-in may have put its own there."""
     if type(instance) is not stock:
         raise Unsupported(
             f"the engine runs {type(instance).__module__}.{type(instance).__qualname__} where {stock.__qualname__} was "
             f"expected, so its blocks cannot be managed by AgentCache",
             hint="switch the other plug-in off, or start the engine without AgentCache's flags",
         )
+
+
+def adopt(instance: Any, stock: type, ours: type) -> Any:
+    """Turn an object that vLLM has built into our subclass of its class, keeping its state.
+
+    `Scheduler.__init__` builds the manager and the pool itself and offers no way to name another class; building
+    them a second time would double their state. Raises `Unsupported` unless the object is of the stock class.
+    """
+    expect_stock(instance, stock)
     instance.__class__ = ours
     return instance
+
+
+def named_backend(backend: Any) -> type | None:
+    """The class of a member of vLLM's registry of attention backends; None if it cannot be imported here."""
+    try:
+        found: type = backend.get_class()
+    except (ImportError, ValueError, AttributeError):
+        return None
+    return found
+
+
+def backends_of(runner: Any) -> list[type]:
+    """The attention backends that a model runner runs, once it has its cache."""
+    return [group.backend for groups in runner.attn_groups for group in groups]
+
+
+def preempt(scheduler: Any, request: Any) -> None:
+    """Take the blocks of a running request between two steps, as vLLM does when it resets its cache under load."""
+    scheduler.running.remove(request)
+    scheduler._preempt_request(request, time.monotonic(), drop_stale_output=True)
+    scheduler.prev_step_scheduled_req_ids.discard(request.request_id)
 
 
 @contextmanager
@@ -141,3 +183,21 @@ def reshape_and_cache_flash(*args: Any) -> None:
     """vLLM's own writer of a paged cache, in Triton: key, value, their caches, slots, cache dtype, both scales."""
     module = import_module("vllm.v1.attention.ops.triton_reshape_and_cache_flash")
     module.triton_reshape_and_cache_flash(*args)
+
+
+@asynccontextmanager
+async def openai_app(argv: Sequence[str]) -> AsyncIterator[tuple[Any, Any]]:
+    """vLLM's OpenAI server without its socket: the ASGI application and the engine client behind it, both in this loop.
+
+    `argv` are the flags of that server. Raises `SystemExit` as its parser does for flags that it does not take.
+    """
+    cli = import_first("vllm.entrypoints.launchers.cli_args", "vllm.entrypoints.common.cli_args")
+    entry = import_module("vllm.entrypoints.launchers.api_server.entry")
+    args = cli.make_arg_parser(import_module("vllm.utils.argparse_utils").FlexibleArgumentParser()).parse_args(argv)
+    cli.validate_parsed_serve_args(args)
+    async with entry.build_async_engine_client(args) as engine:
+        tasks = await engine.get_supported_tasks()
+        app = entry.build_app(args, tasks, engine.model_config)
+        await entry.init_app_state(engine, app.state, args, tasks)
+        async with app.router.lifespan_context(app):
+            yield app, engine

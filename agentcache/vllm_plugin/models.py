@@ -3,12 +3,15 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from agentcache.errors import InputError
+from agentcache.errors import ConfigError, InputError
+
+HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 _TINY = {
     "vocab_size": 512,
@@ -70,6 +73,15 @@ def model_dir(name_or_path: str) -> str:
             hint="give a folder with a config.json, or one of " + ", ".join(RECIPES),
         ) from error
     return str(path)
+
+
+def served_model(model: str) -> str:
+    """The model as a server takes it: a folder that is one, or a hub name that vLLM will look up."""
+    if model.startswith("-"):
+        raise ConfigError(f"{model} stands where the model was expected; nothing was started", "put the model first")
+    if HUB_NAME.fullmatch(model) and not Path(model).exists():
+        return model
+    return model_dir(model)
 
 
 def _built(name: str) -> Path:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from agentcache.cost import CostModel, CostProfile
 from agentcache_continuum.adapters import preview
@@ -336,6 +338,34 @@ def test_native_and_both_adapters_give_the_same_times_to_the_last_bit(
     logs.append(native.answers)  # type: ignore[attr-defined]
     assert logs[0] == logs[1] == logs[2]
     assert len(logs[0]) == 7
+
+
+@given(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=12))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=30)
+def test_native_and_both_adapters_choose_the_same_victims(stubs: None, order: list[str]) -> None:
+    from tests.continuum.test_leases import Bench
+
+    orders = []
+    for driver in (previewed(Always, blocks=640), plugged(Always, blocks=640)):
+        for job in order:
+            driver.turn(job, this_func_call="ls")
+        gone = []
+        while driver.pinned:
+            if driver.xargs:
+                gone.append(driver.scheduler._continuum_pins.release_for_pressure().job_id)
+            else:
+                pin = driver.scheduler._newest()
+                gone.append(pin[0].job_id)
+                driver.scheduler._drop(*pin)
+        orders.append(gone)
+    bench = Bench("continuum-always+lru", pool=640)
+    for now, job in enumerate(order):
+        bench.turn(job, 2, 2.0 * now)
+    native: list[str] = []
+    while len(bench.core):
+        native += [key.partition(":")[0] for key in bench.evict(2, 1000.0)][:1]
+    orders.append(native)
+    assert orders[0] == orders[1] == orders[2] == sorted(set(order), key=order.index, reverse=True)
 
 
 @pytest.mark.skipif(find_spec("continuum_vllm") is None, reason="the plug-in is not installed: its drift is not tested")

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-ray = pytest.importorskip("ray", reason="the service needs ray[serve]")
+pytest.importorskip("ray", reason="the service needs ray[serve]")
+
+import ray
 
 from agentcache.api.frames import read_frame, write_frame
 from agentcache.api.messages import ContextState, EndJob, Reply, Report, RetainJob, StartJob, decode, encode

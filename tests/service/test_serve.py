@@ -195,6 +195,21 @@ def test_metrics_are_of_all_replicas(app: App) -> None:
     assert sum(app.metric("agentcache_waiting_rebuild_seconds").values()) == 0
 
 
+def test_the_service_knows_what_the_replicas_hold(app: App) -> None:
+    """Replicas report under their own names, so that the ingress routes by what the service says."""
+    turn = app.http.post(CHAT, json=body("known " * 100), headers={"X-Session-ID": "known"})
+    replica = turn.headers["x-agentcache-replica"]
+
+    def seen() -> Any:
+        with SyncAgentCacheClient(app.url, token="key-red") as client:
+            contexts = client.snapshot(limit=1000).contexts
+        return next((context for context in contexts if context.job == "red/known" and context.copies), None)
+
+    context = app.until(seen)
+    assert [copy.engine for copy in context.copies] == [replica]
+    assert context.copies[0].resident_tokens == context.tokens > 64
+
+
 def test_a_client_that_vanishes_frees_its_place(app: App) -> None:
     for number in range(8):
         more = {"stream": True, "max_tokens": 900, "ignore_eos": True}
@@ -202,8 +217,7 @@ def test_a_client_that_vanishes_frees_its_place(app: App) -> None:
             next(answer.iter_lines())
     # 900 tokens take seconds; nothing of it runs on.
     app.until(lambda: not sum(app.metric("vllm:num_requests_running").values()))
-    lengths = app.metric("vllm:request_success_total")
-    assert lengths and app.http.post(CHAT, json=body("and now")).status_code == 200
+    assert app.http.post(CHAT, json=body("and now")).status_code == 200
 
 
 def test_a_flood_of_control_calls_is_shed(app: App) -> None:
@@ -221,10 +235,11 @@ def test_a_flood_of_control_calls_is_shed(app: App) -> None:
 
 def test_a_killed_replica_costs_no_request(app: App) -> None:
     """Its turns are asked again elsewhere, or end in an error that says so; the others do not notice."""
-    stream_errors, answers = 0, []
+    answers: list[httpx.Response] = []
+    killed = app.replicas()[0]
+    family = processes(killed)
 
     async def turns() -> None:
-        nonlocal stream_errors
         async with httpx.AsyncClient(base_url=app.url, headers=bearer("red"), timeout=120, trust_env=False) as http:
 
             async def turn(number: int) -> None:
@@ -233,26 +248,12 @@ def test_a_killed_replica_costs_no_request(app: App) -> None:
 
             running = [asyncio.create_task(turn(number)) for number in range(16)]
             await asyncio.sleep(0.3)
-            os.kill(app.replicas()[0], signal.SIGKILL)
+            os.kill(killed, signal.SIGKILL)
             await asyncio.gather(*running)
 
     asyncio.run(turns())
     assert Counter(answer.status_code for answer in answers) == {200: 16}
     again = app.http.post(CHAT, json=body("0 " * 100), headers={"X-Session-ID": "k-0"})
     assert again.status_code == 200
-    app.until(lambda: len(app.replicas()) == 2 and len(app.metric("agentcache_build_info")) == 2, START_S)
-
-
-def test_the_service_knows_what_the_replicas_hold(app: App) -> None:
-    """Replicas report under their own names, so that the ingress routes by what the service says."""
-    turn = app.http.post(CHAT, json=body("known " * 100), headers={"X-Session-ID": "known"})
-    replica = turn.headers["x-agentcache-replica"]
-
-    def seen() -> Any:
-        with SyncAgentCacheClient(app.url, token="key-red") as client:
-            contexts = client.snapshot(limit=1000).contexts
-        return next((context for context in contexts if context.job == "red/known" and context.copies), None)
-
-    context = app.until(seen)
-    assert [copy.engine for copy in context.copies] == [replica]
-    assert context.copies[0].resident_tokens == context.tokens > 64
+    assert not [row for row in family if Path(f"/proc/{row[0]}").exists()]
+    app.until(lambda: len(app.metric("agentcache_waiting_rebuild_seconds")) == 2, START_S)

@@ -36,3 +36,22 @@ def test_the_same_name_under_two_salts_is_two_jobs() -> None:
 @pytest.mark.parametrize("bad", [1, None, "", "x" * 257, "line\nbreak", ["j"], {"a": 1}])
 def test_a_malformed_hint_counts_as_not_said(bad: Any) -> None:
     assert read_hints(request({"job_id": bad, "this_func_call": bad, "is_last_step": "maybe"})) == Hints()
+
+
+@pytest.mark.parametrize(
+    ("given", "means"),
+    [
+        ("true", True),
+        ("Yes", True),
+        ("1", True),
+        ("no", False),
+        ("FALSE", False),
+        (True, True),
+        (1.0, True),
+        ("2", None),
+    ],
+)
+def test_the_last_step_may_be_a_word(given: Any, means: bool | None) -> None:
+    hints = read_hints(request({"is_last_step": given}))
+    assert hints.last is means
+    assert hints.outcomes == {("vllm_xargs", "end", "rejected" if means is None else "accepted"): 1}

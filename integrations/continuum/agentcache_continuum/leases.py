@@ -318,7 +318,7 @@ class Leases:
         if program.over:
             program.over = False
             self.conflicts.turn_after_end += 1
-        self.conflicts.concurrent_turns += len(context.turns) > 1
+        self.conflicts.concurrent_turns += sum(len(branch.turns) for branch in program.contexts) > 1
         lease = self._leases.get(context)
         if lease and lease.until < now and len(context.turns) == 1:  # it ran out before the turn came
             self.leases.expired += 1

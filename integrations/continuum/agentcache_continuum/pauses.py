@@ -19,7 +19,7 @@ class Conflicts:
     unknown_tool: int = 0  # the tool that has run is not the one that was announced
     backward_time: int = 0  # the clock stood before an earlier event's
     turn_after_end: int = 0  # the program had said that it ended
-    concurrent_turns: int = 0  # two turns of one context in flight
+    concurrent_turns: int = 0  # two turns of one program in flight
     negative_duration: int = 0
 
 

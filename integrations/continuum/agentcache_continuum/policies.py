@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 from agentcache.cost import CostModel
+from agentcache.errors import ConfigError
 from agentcache.model import Context
 from agentcache.policy import Policy
 from agentcache_continuum.leases import Leases
@@ -84,13 +85,18 @@ class ContinuumOracle(Leases):
 
     def __init__(self, cost: CostModel, capacity_blocks: int, inner: Inner, *, share: float = 1.0) -> None:
         super().__init__(cost, capacity_blocks, inner(), Oracle(), share)
-        self._foreseen: dict[str, Sequence[float | None]] = {}
+        self._foreseen: dict[str, Sequence[float | None]] | None = None
 
     def foresee(self, pauses: Mapping[str, Sequence[float | None]]) -> None:
         """By context id, the seconds from the end of its k-th turn to its next one; None where none follows."""
         self._foreseen = dict(pauses)
 
     def keep_s(self, context: Context, tool: str, reload_s: float) -> float:
+        if self._foreseen is None:
+            raise ConfigError(
+                f"policy {self.name} was not told the pauses; nothing more was run",
+                hint="it runs in the queueing simulation of `agentcache results`, with hints",
+            )
         pauses = self._foreseen.get(context.id, ())
         pause_s = pauses[context.depth - 1] if 0 < context.depth <= len(pauses) else None
         return self.rule.keep_s(tool, reload_s, pause_s)

@@ -1,0 +1,33 @@
+"""The number of replicas changes while jobs run."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agentcache.cli.up import free_port
+
+pytest.importorskip("ray", reason="the application is Ray Serve's")
+pytestmark = pytest.mark.ray
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_replicas_come_and_go_and_no_turn_is_lost() -> None:
+    child = subprocess.run(
+        [sys.executable, "-m", "tests.service.scaling", str(free_port())],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert child.returncode == 0, child.stderr[-3000:]
+    outcome = json.loads(child.stdout.splitlines()[-1])
+    assert set(outcome["codes"]) == {"200"}
+    assert [len(used) for used in outcome["used"]] == [2, 2, 1] or [len(used) for used in outcome["used"]] == [2, 3, 1]
+    assert outcome["moved"][0] == 0
