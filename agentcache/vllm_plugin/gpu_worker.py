@@ -3,6 +3,7 @@
 from typing import Any
 
 from agentcache.vllm_plugin import compat
+from agentcache.vllm_plugin.refusals import check_backends
 from agentcache.vllm_plugin.runners import SegmentedRunner, SegmentedRunnerV2
 
 
@@ -14,3 +15,7 @@ class AgentCacheGPUWorker(compat.GPUWorker):
         mixin = SegmentedRunnerV2 if self.use_v2_model_runner else SegmentedRunner
         # The runner has just been built and holds no state that the mixin would have to set up.
         return compat.adopt(runner, type(runner), type("SegmentedGPUModelRunner", (mixin, type(runner)), {}))
+
+    def initialize_from_config(self, kv_cache_config: Any) -> None:
+        super().initialize_from_config(kv_cache_config)
+        check_backends(self.vllm_config, kv_cache_config, compat.backends_of(self.model_runner))

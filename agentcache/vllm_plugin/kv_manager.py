@@ -1,5 +1,6 @@
 """Look-up and allocation with holes: resident blocks of a prompt are reused, only the missing ones are allocated."""
 
+from collections.abc import Iterator
 from types import MethodType
 from typing import Any
 
@@ -14,6 +15,7 @@ from agentcache.vllm_plugin.compat import (
 )
 from agentcache.vllm_plugin.holes import Run, plan, runs_of
 from agentcache.vllm_plugin.host import Host
+from agentcache.vllm_plugin.refusals import stock_only
 
 
 def shortcut(instance: Any, stock: type, *names: str) -> None:
@@ -104,6 +106,13 @@ class HoleFillingManager(FullAttentionManager):
         table.extend(added)
         return added
 
+    def references(self) -> Iterator[tuple[str, KVCacheBlock]]:
+        """Every reference to a block that a request holds: in its block table, or behind its holes."""
+        for name, table in self.req_to_blocks.items():
+            yield from ((name, block) for block in table if not block.is_null)
+        for name, behind in self.held.items():
+            yield from ((name, block) for block in behind.values())
+
     def pop_blocks_for_free(self, request_id: str) -> list[KVCacheBlock]:
         self.found.pop(request_id, None)
         behind = self.held.pop(request_id, {})
@@ -134,11 +143,15 @@ class ResidencyKVCacheManager(KVCacheManager):
         manager: HoleFillingManager = self.coordinator.single_type_managers[0]
         return manager
 
-    def get_computed_blocks(self, request: Request) -> Any:
+    def get_computed_blocks(self, request: Request, max_cache_hit_length: int | None = None) -> Any:
+        if max_cache_hit_length is not None:  # of a vLLM after 0.32, which asks so where only a prefix will do
+            self.runs.pop(request.request_id, None)
+            self.group.found.pop(request.request_id, None)
+            return super().get_computed_blocks(request, max_cache_hit_length)
         result = super().get_computed_blocks(request)
         prefix_tokens = result[1]
         self.runs.pop(request.request_id, None)
-        if self.reuse_after_holes and self.prefix_cache_lookup_enabled(request):
+        if self.reuse_after_holes and not stock_only(request):
             size = self.group.block_size
             if runs := runs_of(self.group.look_up(request, prefix_tokens // size), size):
                 self.runs[request.request_id] = runs

@@ -55,7 +55,10 @@ class SegmentedRunnerV2:
     def update_requests(self, scheduler_output: Any) -> None:
         """Correct the device's count wherever the scheduler has jumped over resident blocks since the last step."""
         super().update_requests(scheduler_output)  # type: ignore[misc]
-        self._segments = getattr(scheduler_output, SEGMENTS, {})
+        segments = getattr(scheduler_output, SEGMENTS, None)
+        if segments is None:  # stock scheduling, which never jumps and may count ahead of the device
+            return
+        self._segments = segments
         states = self.req_states  # type: ignore[attr-defined]
         cached = scheduler_output.scheduled_cached_reqs
         for name, computed in zip(cached.req_ids, cached.num_computed_tokens, strict=True):
