@@ -50,6 +50,12 @@ def test_from_a_figure_to_the_page(config: Path, tmp_path: Path) -> None:
     assert (tmp_path / "docs" / "results.md").read_text() == text
 
 
+def test_figures_are_chosen_by_patterns_too(config: Path) -> None:
+    assert "4 cells run" in run(config, "--jobs", "1", "--only", "ti*")[1]
+    code, output = run(config, "--only", "ti*", "--only", "x*")
+    assert code == 2 and "no figure is called x*" in output
+
+
 def test_a_half_is_printed_and_not_published(config: Path, tmp_path: Path) -> None:
     code, output = run(config, "--half", "tune", "--jobs", "1")
     assert code == 0 and "Tiny figure (tune half)" in output

@@ -27,7 +27,9 @@ OUT = Path("docs")
 
 def results(
     configs: Annotated[list[Path] | None, typer.Argument(help=f"Figures, TOML; default all of {CONFIGS}.")] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Run the figures of these names alone; 'a-*' is several.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Run the figures of these names alone; 'a-*' is several.")
+    ] = None,
     full: Annotated[bool, typer.Option("--full", help="Run the whole matrix rather than the published one.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
     any_code: Annotated[bool, typer.Option("--any-code", help="Keep rows that other code has made.")] = False,
@@ -56,7 +58,11 @@ def results(
             column(name)
     signal.signal(signal.SIGTERM, _leave)  # so that rows are saved and processes ended then too
     console = Console(stderr=True)
-    chosen = [(path, figure) for path, figure in figures.items() if not only or any(fnmatch(figure.name, name) for name in only)]
+    chosen = [
+        (path, figure)
+        for path, figure in figures.items()
+        if not only or any(fnmatch(figure.name, name) for name in only)
+    ]
     for path, figure in chosen:
         figure = figure.with_full() if full else figure
         folder = out / "results"

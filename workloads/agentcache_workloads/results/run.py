@@ -50,7 +50,7 @@ def run_figure(
     rows = {
         row["key"]: row
         for row in load_rows(path)
-        if row.get("key") in wanted and (any_code or row.get("code") == code_hash())
+        if row.get("key") in wanted and (any_code or row.get("code") == code_hash(wanted[row["key"]].policy))
     }
     kept = len(rows)
     todo = [cell for key, cell in wanted.items() if key not in rows and key not in reasons]
@@ -92,7 +92,8 @@ def _start_worker() -> None:
 
 
 def _one(cell: Cell) -> tuple[Cell, Measured, str]:
-    return cell, measure(cell), code_hash()
+    code = code_hash(cell.policy)
+    return cell, measure(cell), code
 
 
 def _origin() -> dict[str, object]:
