@@ -1,77 +1,40 @@
 """Reader of `agentkv-trace/1`: one session at a time, delta prompts expanded, every line checked."""
 
-import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from agentcache.errors import InputError
-from agentcache_workloads.readers.lines import numbered_lines
+from agentcache_workloads.readers.records import Records, Skips
 from agentcache_workloads.readers.trace import SCHEMA, Call, Meta, Parent, Session
 
-_NUMBER = (int, float)
 _ITEM_TYPES: dict[str, type] = {"blocks": int, "tokens": int, "msgs": dict}
 
 
-def read_trace(path: str | Path) -> tuple[Meta, Iterator[Session]]:
+def read_trace(path: str | Path, skips: Skips | None = None) -> tuple[Meta, Iterator[Session]]:
     """Open a trace, plain or zstd; returns its head and its sessions, which are read as they are asked for.
 
     Raises `InputError` with file and line for anything that is not `agentkv-trace/1`: here for the head, later while
-    the sessions are read.
+    the sessions are read. With `skips`, sessions that cannot be read are left out and counted there.
     """
-    reader = _Reader(path)
+    reader = _Reader(path, skips)
     meta = reader.meta()
     return meta, reader.sessions(meta)
 
 
-class _Reader:
-    def __init__(self, path: str | Path) -> None:
-        self.path = path
-        self.line = 0
-        self.lines = numbered_lines(path)
+class _Reader(Records):
+    hint = f"the file must be {SCHEMA}: one meta line, then each session followed by its calls in turn order"
 
-    def fail(self, found: str, expected: str) -> NoReturn:
-        raise InputError(
-            f"{self.path}, line {self.line}: {found}, expected {expected}; nothing was done",
-            hint=f"the file must be {SCHEMA}: one meta line, then each session followed by its calls in turn order",
-        )
-
-    def records(self) -> Iterator[dict[str, Any]]:
-        for line, text in self.lines:
-            self.line = line
-            try:
-                record = json.loads(text)
-            except json.JSONDecodeError as error:
-                self.fail(f"broken JSON ({error.msg} at column {error.colno})", "one JSON object")
-            if not isinstance(record, dict):
-                self.fail(f"a JSON {type(record).__name__}", "one JSON object")
-            yield record
-
-    def get(self, record: dict[str, Any], key: str, types: type | tuple[type, ...], what: str) -> Any:
-        if key not in record:
-            self.fail(f"no field {key!r}", what)
-        value = record[key]
-        wanted = types if isinstance(types, tuple) else (types,)
-        if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
-            self.fail(f"{key} is {value!r}"[:120], what)
-        return value
-
-    def amount(self, record: dict[str, Any], key: str, *, optional: bool = False, whole: bool = False) -> Any:
-        """A number that is finite and not negative; None too where it is optional."""
-        if optional and record.get(key) is None:
-            return None
-        what = f"a {'whole ' if whole else ''}number >= 0"
-        value = self.get(record, key, int if whole else _NUMBER, what)
-        if not math.isfinite(value) or value < 0:
-            self.fail(f"{key} is {value}", what)
-        return value
+    def __init__(self, path: str | Path, skips: Skips | None = None) -> None:
+        super().__init__(path, skips)
+        self.lines = self.texts()
+        self.block_size: int | None = None
 
     def meta(self) -> Meta:
-        record = next(self.records(), None)
-        if record is None:
+        text = next(self.lines, None)
+        if text is None:
             self.line = 1
             self.fail("the file is empty", "a meta line")
+        record = self.parsed(text)
         if record.get("schema") != SCHEMA:
             self.fail(f"schema is {record.get('schema')!r}", repr(SCHEMA))
         if record.get("kind") != "meta":
@@ -82,9 +45,10 @@ class _Reader:
         size = self.amount(record, "block_size", optional=True, whole=True)
         if size == 0:
             self.fail("block_size is 0", "at least 1 token")
+        self.block_size = size
         return Meta(
             name=self.get(record, "name", str, "a string"),
-            split=record.get("split") or "",
+            split=self.text(record, "split"),
             n_sessions=self.amount(record, "n_sessions", whole=True),
             n_calls=self.amount(record, "n_calls", whole=True),
             block_size=size,
@@ -94,33 +58,49 @@ class _Reader:
         )
 
     def sessions(self, meta: Meta) -> Iterator[Session]:
+        """With skips, a session that holds what cannot be read is left out as a whole: its prompts are deltas."""
         head: dict[str, Any] | None = None
         calls: list[Call] = []
         seen: set[str] = set()
-        total = 0
-        for record in self.records():
-            if record.get("kind") == "session":
-                if head is not None:
-                    yield self.session(head, calls)
-                head, calls = record, []
-                sid = self.get(record, "sid", str, "a string")
-                if sid in seen:
-                    self.fail(f"session {sid!r} stands here twice", "each session once")
-                seen.add(sid)
-            elif record.get("kind") == "call":
-                if head is None or record.get("sid") != head["sid"]:
-                    self.fail(f"a call of session {record.get('sid')!r}", "a call of the session above it")
-                calls.append(self.call(record, calls))
+        total = lost = 0
+        for text in self.lines:
+            record = self.tolerate(self.parsed, text)
+            if record is None:
+                lost += 1
+            elif record.get("kind") == "session":
+                if head is not None and (made := self.tolerate(self.session, head, calls)):
+                    yield made
+                head = self.tolerate(self.head, record, seen)
+                calls = []
+                lost = head is None
+            elif self.skips is not None and lost:
+                self.skips.count += 1
+            elif made_call := self.tolerate(self.member, record, head, calls):
+                calls.append(made_call)
                 total += 1
             else:
-                self.fail(f"kind is {record.get('kind')!r}", "'session' or 'call'")
-        if head is not None:
-            yield self.session(head, calls)
-        if (len(seen), total) != (meta.n_sessions, meta.n_calls):
+                lost += 1
+        if head is not None and (made := self.tolerate(self.session, head, calls)):
+            yield made
+        if self.skips is None and (len(seen), total) != (meta.n_sessions, meta.n_calls):
             self.fail(
                 f"the file ends after {len(seen)} sessions and {total} calls",
                 f"the {meta.n_sessions} sessions and {meta.n_calls} calls that its head promises",
             )
+
+    def head(self, record: dict[str, Any], seen: set[str]) -> dict[str, Any]:
+        sid = self.name(record, "sid")
+        if sid in seen:
+            self.fail(f"session {sid!r} stands here twice", "each session once")
+        seen.add(sid)
+        return record
+
+    def member(self, record: dict[str, Any], head: dict[str, Any] | None, calls: list[Call]) -> Call:
+        if record.get("kind") != "call":
+            self.fail(f"kind is {record.get('kind')!r}", "'session' or 'call'")
+        if head is None or record.get("sid") != head["sid"]:
+            self.fail(f"a call of session {record.get('sid')!r}", "a call of the session above it")
+        return self.call(record, calls)
 
     def session(self, record: dict[str, Any], calls: list[Call]) -> Session:
         if (promised := self.amount(record, "n_calls", whole=True)) != len(calls):
@@ -146,29 +126,42 @@ class _Reader:
         if after is not None and not (type(after) is int and 0 <= after < turn):
             self.fail(f"after is {after!r} in turn {turn}", "null or an earlier turn of the session")
         enc, items = self.prompt(record, before)
-        recorded = record.get("rec") or {}
+        in_tok = self.amount(record, "in_tok", whole=True)
+        if enc == "blocks" and self.block_size:
+            self.check_blocks(items, in_tok, self.block_size)
+        recorded = self.get(record, "rec", dict, "an object") if record.get("rec") is not None else {}
+        for key in ("cycle_s", "arrival_s"):
+            self.amount(record, key, optional=True)
         return Call(
             turn=turn,
             after=after,
             delay_s=self.amount(record, "delay_s", optional=True),
-            delay_kind=record.get("delay_kind") or "unknown",
-            in_tok=self.amount(record, "in_tok", whole=True),
+            delay_kind=self.text(record, "delay_kind") or "unknown",
+            in_tok=in_tok,
             out_tok=self.amount(record, "out_tok", whole=True),
             enc=enc,
             items=items,
-            stop=record.get("stop") or "unknown",
-            tools=tuple(self.get(tool, "name", str, "a string") for tool in record.get("tools") or ()),
-            spawn=tuple(record.get("spawn") or ()),
+            stop=self.text(record, "stop") or "unknown",
+            tools=tuple(self.get(tool, "name", str, "a string") for tool in self.objects(record, "tools")),
+            spawn=self.spawned(record),
             t_s=self.amount(recorded, "t_s", optional=True),
             api_s=self.amount(recorded, "api_s", optional=True),
             record=record,
         )
+
+    def spawned(self, record: dict[str, Any]) -> tuple[str, ...]:
+        names = self.get(record, "spawn", list, "a list of session ids") if record.get("spawn") is not None else []
+        if not set(map(type, names)) <= {str}:
+            self.fail("spawn holds something else than session ids", "strings")
+        return tuple(names)
 
     def prompt(self, record: dict[str, Any], before: list[Call]) -> tuple[str, Any]:
         """The encoding of a prompt and the full prompt: the first `keep` items of call `ref` and the new ones."""
         delta = self.get(record, "prompt", dict, "an object")
         enc = delta.get("enc")
         if enc == "len":
+            for key in ("prefix", "new"):
+                self.amount(delta, key, optional=True, whole=True)
             return "len", None
         if enc not in (*_ITEM_TYPES, "chars"):
             self.fail(f"prompt.enc is {enc!r}", "blocks, tokens, msgs, chars or len")

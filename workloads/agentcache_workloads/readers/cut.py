@@ -1,7 +1,7 @@
 """Cuts a trace: fewer sessions, fewer calls, small ids; the structure that is left is the source's own."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,14 @@ def sha_order(sid: str) -> bytes:
     return sha256(sid.encode()).digest()
 
 
-def cut_trace(
-    path: str | Path,
+def cut_trace(path: str | Path, **limits: Any) -> tuple[Meta, list[Session]]:
+    """`cut_sessions` of a file in the project's own format."""
+    return cut_sessions(lambda: read_trace(path), str(path), **limits)
+
+
+def cut_sessions(
+    opened: Callable[[], tuple[Meta, Iterator[Session]]],
+    path: str,
     *,
     sessions: int,
     max_calls: int,
@@ -29,11 +35,11 @@ def cut_trace(
 
     Those named in `always` come first, and count. A sub-agent whose parent call is kept is kept, cut alike. Block ids
     are numbered anew in order of appearance: a bijection, so that every shared prefix stays shared. `note` goes into
-    the head as `cut`. Raises `InputError` when the trace has fewer such sessions.
+    the head as `cut`. `opened` opens the trace: it is read twice. Raises `InputError` when it has fewer such sessions.
     """
     parents: dict[str, Parent | None] = {}
     roots: dict[str, int] = {}
-    for session in read_trace(path)[1]:
+    for session in opened()[1]:
         parents[session.sid] = session.parent
         if session.parent is None:
             roots[session.sid] = len(session.calls)
@@ -52,7 +58,7 @@ def cut_trace(
         parent = parents.get(sid)
         return sid in chosen if parent is None else parent.turn < max_calls and kept(parent.sid)
 
-    meta, stream = read_trace(path)
+    meta, stream = opened()
     ids: dict[int, int] = {}
     result = []
     for session in stream:

@@ -8,6 +8,7 @@ from agentcache.errors import InputError
 
 _MAGIC = b"\x28\xb5\x2f\xfd"
 _CHUNK_BYTES = 1 << 14
+LONGEST_LINE_BYTES = 1 << 28
 _WINDOW_BYTES = 1 << 27  # what `zstd --long=27` writes
 
 
@@ -28,12 +29,20 @@ def numbered_lines(path: str | Path) -> Iterator[tuple[int, str]]:
 
 
 def _split(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    rest = b""
+    rest: list[bytes] = []  # of a line that goes on; joined once, so that a long line costs no more than its length
+    size = 0
     for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        yield from lines
-    if rest:
-        yield rest
+        *lines, last = chunk.split(b"\n")
+        for line in lines:
+            rest.append(line)
+            yield b"".join(rest)
+            rest, size = [], 0
+        rest.append(last)
+        size += len(last)
+        if size > LONGEST_LINE_BYTES:
+            raise EOFError(f"a line of more than {LONGEST_LINE_BYTES >> 20} MiB")
+    if any(rest):
+        yield b"".join(rest)
 
 
 def _decompressed(raw: IO[bytes]) -> Iterator[bytes]:

@@ -2,55 +2,105 @@
 
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from agentcache.errors import InputError
 from agentcache_workloads.readers.trace import Call, Meta, Session
 
 
-def write_trace(path: str | Path, meta: Meta, sessions: Iterable[Session]) -> None:
-    """Write a trace; a path that ends in `.zst` is compressed. The file appears whole or not at all.
+def write_trace(path: str | Path, meta: Meta, sessions: Iterable[Session]) -> tuple[int, int]:
+    """Write a trace as the sessions come; a path that ends in `.zst` is compressed. Returns sessions and calls.
 
-    Counts in the head are those of `meta`. Raises `InputError` when the folder cannot be written.
+    The file appears whole or not at all. The head counts what was written. Raises `InputError` when the folder cannot
+    be written.
     """
     path = Path(path)
-    text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in _lines(meta, sessions)).encode()
-    if path.suffix == ".zst":
-        import zstandard
+    n_sessions = n_calls = 0
 
-        text = zstandard.ZstdCompressor(level=19, write_checksum=True).compress(text)
+    def body() -> Iterator[str]:
+        nonlocal n_sessions, n_calls
+        for session in sessions:
+            n_sessions += 1
+            n_calls += len(session.calls)
+            yield from map(_text, _lines(session))
+
+    def head() -> Iterator[str]:
+        yield _text({**meta.record, "n_sessions": n_sessions, "n_calls": n_calls})
+
+    write_lines(path, body(), head)
+    return n_sessions, n_calls
+
+
+def write_lines(path: Path, body: Iterable[str], head: Callable[[], Iterable[str]] = tuple) -> None:
+    """Write lines, those of `head` first although they are asked for last; whole or not at all."""
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(text)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+        with tempfile.TemporaryFile(dir=path.parent) as kept:
+            _write(kept, body, path.suffix == ".zst")
+            kept.seek(0)
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    _write(file, head(), path.suffix == ".zst")
+                    shutil.copyfileobj(kept, file)
+                os.chmod(name, 0o644)
+                os.replace(name, path)
+            except BaseException:
+                os.unlink(name)
+                raise
     except OSError as error:
         raise InputError(f"trace {path} cannot be written: {error.strerror}; nothing was written") from error
 
 
-def _lines(meta: Meta, sessions: Iterable[Session]) -> Iterator[dict[str, Any]]:
-    yield {**meta.record, "n_sessions": meta.n_sessions, "n_calls": meta.n_calls}
-    for session in sessions:
-        yield {**session.record, "n_calls": len(session.calls)}
-        before: Sequence[Any] = ()
-        for call in session.calls:
-            record = {**call.record, "prompt": _delta(call, before)}
-            record.pop("spawn", None)
-            if call.spawn:
-                record["spawn"] = list(call.spawn)
-            yield record
-            before = call.items or ()
+def _write(file: IO[bytes], lines: Iterable[str], compressed: bool) -> None:
+    """The lines; compressed, they are a frame, and frames may follow each other."""
+    if not compressed:
+        for line in lines:
+            file.write(line.encode())
+        return
+    import zstandard
+
+    frame = zstandard.ZstdCompressor(level=19, write_checksum=True).compressobj()
+    for line in lines:
+        file.write(frame.compress(line.encode()))
+    file.write(frame.flush())
+
+
+def _text(line: dict[str, Any]) -> str:
+    return json.dumps(line, separators=(",", ":")) + "\n"
+
+
+def _lines(session: Session) -> Iterator[dict[str, Any]]:
+    parent = None
+    if session.parent is not None:
+        parent = {"sid": session.parent.sid, "turn": session.parent.turn, "offset_s": session.parent.offset_s}
+    named = {"kind": "session", "sid": session.sid, "arrival_s": session.arrival_s, "parent": parent}
+    yield {**session.record, **named, "n_calls": len(session.calls)}
+    before: Sequence[Any] = ()
+    for call in session.calls:
+        known = {"kind": "call", "sid": session.sid, "turn": call.turn, "after": call.after, "delay_s": call.delay_s}
+        record = {
+            **call.record,
+            **known,
+            "in_tok": call.in_tok,
+            "out_tok": call.out_tok,
+            "prompt": _delta(call, before),
+        }
+        record.pop("spawn", None)
+        if call.spawn:
+            record["spawn"] = list(call.spawn)
+        yield record
+        before = call.items or ()
 
 
 def _delta(call: Call, before: Sequence[Any]) -> Any:
     """The prompt against the one of the turn before."""
     if call.items is None:
         return call.record["prompt"]
-    keep = common_prefix(before, call.items)
+    keep = common_prefix(before, call.items) if type(before) is type(call.items) else 0
     new = call.items[keep:]
     return {
         "enc": call.enc,

@@ -1,0 +1,41 @@
+"""The generators by name, and their settings from text."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from agentcache.errors import ConfigError
+from agentcache_workloads.generators import bfcl, gamma, infercept, tree, workflow
+from agentcache_workloads.readers.trace import Meta, Session
+
+GENERATORS: dict[str, tuple[type[msgspec.Struct], Callable[[Any, int], tuple[Meta, Iterator[Session]]]]] = {
+    "longctx": (gamma.Gamma, gamma.generate),
+    "bfcl": (bfcl.Bfcl, bfcl.generate),
+    "infercept": (infercept.InferCept, infercept.generate),
+    "workflow": (workflow.Workflow, workflow.generate),
+    "tree": (tree.Tree, tree.generate),
+}
+
+
+def generate(name: str, settings: Sequence[str], seed: int) -> tuple[Meta, Iterator[Session]]:
+    """The trace of a generator with settings such as `jobs=20`. Raises `ConfigError` for what there is not."""
+    if name not in GENERATORS:
+        raise ConfigError(
+            f"generator {name!r} is not known; nothing was written", hint=f"known: {', '.join(GENERATORS)}"
+        )
+    kind, make = GENERATORS[name]
+    given: dict[str, str] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or key in given:
+            raise ConfigError(f"--set {setting!r} is not NAME=VALUE, each name once; nothing was written")
+        given[key] = value
+    try:
+        spec = msgspec.convert(given, kind, strict=False)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise ConfigError(
+            f"generator {name} cannot take these settings: {error}; nothing was written",
+            hint="known: " + ", ".join(f"{field.name}={field.default!r}" for field in msgspec.structs.fields(kind)),
+        ) from error
+    return make(spec, seed)
