@@ -1,6 +1,8 @@
 """The environment in which a CPU engine runs quietly, offline and in one process."""
 
 import os
+import sys
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 CPU_ENV = {
@@ -39,3 +41,11 @@ def interpret_triton() -> None:
 
     driver = type("Driver", (), {"is_active": staticmethod(lambda: False)})
     triton.backends.backends["cpu"] = SimpleNamespace(driver=driver, compiler=None)
+
+
+def interpret_in_children() -> None:
+    """Have processes that this one spawns interpret Triton kernels too, from before they import vLLM.
+
+    The first thing that a spawned process does is to import its parent's main module.
+    """
+    sys.modules["__main__"].__spec__ = find_spec("agentcache.vllm_plugin.interpreted")

@@ -55,13 +55,17 @@ def _stream(
         key = start + lane
         known = key < keys
         if MASKED:
+            seen = key[None, :] <= pos[:, None]
+            if HAS_WINDOW:
+                seen = seen & (key[None, :] > pos[:, None] - window)
+                known = known & (tl.max(seen.to(tl.int32), 0) > 0)  # behind all windows blocks may be gone
             block = tl.load(table + key // PAGE, mask=known, other=0).to(tl.int64)
         else:
             block = tl.load(table + key // PAGE).to(tl.int64)
         slot = (key % PAGE).to(tl.int64)
         k_at = k_head + (block * k_block + slot * k_slot)[None, :] + (d * k_d)[:, None]
         v_at = v_head + (block * v_block + slot * v_slot)[:, None] + (d * v_d)[None, :]
-        # Slots at and past `keys` may hold anything, NaN too, and zero times NaN is NaN: they are never read.
+        # Slots that no row sees may hold anything, NaN too, and zero times NaN is NaN: they are never read.
         if MASKED or D != D_PAD:
             k = tl.load(k_at, mask=known[None, :] & (d < D)[:, None], other=0.0)
             v = tl.load(v_at, mask=known[:, None] & (d < D)[None, :], other=0.0)
@@ -77,9 +81,6 @@ def _stream(
             scores = soft_cap * (1.0 - 2.0 / (tl.exp2(scores * (2.0 * LOG2_E / soft_cap)) + 1.0))
         scores = scores * LOG2_E
         if MASKED:
-            seen = key[None, :] <= pos[:, None]
-            if HAS_WINDOW:
-                seen = seen & (key[None, :] > pos[:, None] - window)
             scores = tl.where(seen, scores, NEVER)
         now_best = tl.maximum(best, tl.max(scores, 1))
         p = tl.exp2(scores - now_best[:, None])
@@ -161,7 +162,7 @@ def attend(
         valid = (row // GROUP_PAD < count) & (member < GROUP)
         token = start + row // GROUP_PAD
         head = kv_head * GROUP + member
-        pos = tl.load(positions_ptr + token, mask=valid, other=0).to(tl.int32)
+        pos = tl.load(positions_ptr + token, mask=valid, other=-1).to(tl.int32)  # rows of nobody see nothing
         d = tl.arange(0, D_PAD)
         shown = valid[:, None] & (d < D)[None, :]
         q = tl.load(q_ptr + (token * q_token + head * q_head)[:, None] + (d * q_d)[None, :], mask=shown, other=0.0)

@@ -54,7 +54,7 @@ def msa_attention(
         window         a row sees only the last `window` positions up to its own
         plan           of `plan_for`, made once a step; without it the call makes one
 
-    Every key up to a row's position must be in the cache: resident, or written before this call. Sums are in fp32.
+    Every key that a row sees must be in the cache: resident, or written before this call. Sums are in fp32.
     Shapes, dtypes and devices are always checked. `check` also compares values (order of positions, ids in the block
     table), for which it waits for the device; its default is to do so exactly when no plan is given, or always under
     AGENTCACHE_KERNELS_CHECK=1. Raises `ArgumentError` before anything is launched.
@@ -190,11 +190,11 @@ def _check_shapes(
             )
     if out is not None and any(step == 0 and size > 1 for step, size in zip(out.stride(), out.shape, strict=True)):
         raise ArgumentError("out.stride()", out.stride(), "no 0: every element must have a place of its own")
-    if not math.isfinite(scale):
+    if not isinstance(scale, int | float) or not math.isfinite(scale):
         raise ArgumentError("scale", scale, "a finite number")
-    if soft_cap is not None and not 1e-6 <= soft_cap < math.inf:
+    if soft_cap is not None and not (isinstance(soft_cap, int | float) and 1e-6 <= soft_cap < math.inf):
         raise ArgumentError("soft_cap", soft_cap, "1e-6 or more and finite, or None")
-    if window is not None and (not isinstance(window, int) or not 1 <= window <= MOST_INT32):
+    if window is not None and not (type(window) is int and 1 <= window <= MOST_INT32):
         raise ArgumentError("window", window, f"a whole number from 1 to {MOST_INT32}, or None")
 
 

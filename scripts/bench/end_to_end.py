@@ -12,7 +12,8 @@ On a GPU the model has Llama-3.1-8B's shapes and random weights. Without one eve
 interpreted, answers are compared all the same, and every time says "not measured".
 
 Where only vLLM's Python is there (its wheel unpacked without the compiled modules), `--python-only` gives both sides
-torch's own operations, eager mode and Triton attention; the column `build` says so:
+torch's own operations and eager mode, and the stock side Triton attention; the column `build` says so. No other vLLM
+may be installed there:
 
     pip download --no-deps vllm==0.32.0
     unzip -q vllm-0.32.0-*.whl -x '*.so' -d python-only
@@ -29,7 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -37,7 +38,7 @@ from typing import Any
 import torch
 
 from agentcache.errors import EngineError
-from agentcache.vllm_plugin.cpu_env import interpret_triton, prepare
+from agentcache.vllm_plugin.cpu_env import CPU_ENV, interpret_triton, prepare
 from agentcache_workloads.replay.provenance import commit, describe_host
 
 SIDES = ("stock", "agentcache")
@@ -48,6 +49,14 @@ NEW, ANSWER = 64, 8
 NOT_MEASURED = "not measured"
 GARBAGE = 1e4  # what evicted blocks hold: an engine that reads one answers something else
 RANDOM_WEIGHTS = "random"
+QUIET = ("VLLM_ENABLE_V1_MULTIPROCESSING", "HF_HUB_OFFLINE", "VLLM_LOGGING_LEVEL", "VLLM_NO_USAGE_STATS")
+"""Of the CPU's environment, what a GPU engine takes too: in this process, offline, quiet. It compiles as ever."""
+PROBES = (
+    "cutlass_scaled_mm_supports_fp8",
+    "cutlass_scaled_mm_supports_block_fp8",
+    "cutlass_scaled_mm_supports_fp4",
+    "cutlass_group_gemm_supported",
+)
 POLICY, ADMISSION = "return-index", "working-set"
 
 LLAMA_8B = {
@@ -72,7 +81,10 @@ LLAMA_8B = {
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How large everything is; tokens, unless it says otherwise. `short` is the length of a short hole."""
+    """How large everything is; tokens, unless it says otherwise. `short` is the length of a short hole.
+
+    From `jobs` on it is the replay: calls of a job, its longest context, and its pauses, capped and scaled.
+    """
 
     model: str
     dtype: str
@@ -84,12 +96,13 @@ class Scale:
     calls: int
     max_ctx: int
     tokens_per_block: int
+    max_pause_s: float
     time_scale: float
     spread: float
 
 
-FULL = Scale("llama-3.1-8b", "bfloat16", 16, 8192, (8192, 32768, 98304), 64, 20, 20, 98304, 64, 0.05, 0.02)
-SMOKE = Scale("tiny-llama", "float32", 32, 512, (512, 1024, 1536), 32, 6, 4, 40000, 1, 0.0, 0.08)
+FULL = Scale("llama-3.1-8b", "bfloat16", 16, 8192, (8192, 32768, 98304), 64, 20, 20, 98304, 64, 600.0, 0.05, 0.02)
+SMOKE = Scale("tiny-llama", "float32", 32, 512, (512, 1024, 1536), 32, 12, 3, 40000, 1, 2.0, 0.0, 0.08)
 """The same runs in the small: a block of the trace is one token, pauses are none."""
 
 
@@ -112,8 +125,17 @@ def stub_compiled_modules() -> None:
 
     for name in ("vllm._C", "vllm._C_stable_libtorch"):
         sys.modules.setdefault(name, types.ModuleType(name))
+    flash = ("compile_flash_attn_varlen_func_from_specs", "flash_attn_varlen_func", "get_scheduler_metadata")
+    for name in ("vllm.vllm_flash_attn", "vllm.vllm_flash_attn.flash_attn_interface"):
+        module = sys.modules.setdefault(name, types.ModuleType(name))
+        vars(module).update({**dict.fromkeys(flash), "__path__": []})
+        vars(module)["is_fa_version_supported"] = lambda version, device=None: False
+        vars(module)["fa_version_unsupported_reason"] = lambda version, device=None: "its module is not here"
     library = torch.library.Library("_C", "FRAGMENT")
     library.define("silu_and_mul(Tensor! out, Tensor input) -> ()")  # looked up by a layer that then does not call it
+    for name in PROBES:  # asked on import: nothing of it is there
+        library.define(f"{name}(int capability) -> bool")
+        library.impl(name, lambda capability: False, "CompositeExplicitAutograd")
     stub_compiled_modules.library = library  # type: ignore[attr-defined]  # ends with its last reference
 
 
@@ -162,7 +184,7 @@ def start(setup: dict[str, Any], scale: Scale) -> Any:
 
 
 def register_random_weights(spread: float, seed: int) -> None:
-    """A model loader that draws weights alike on both sides: with vLLM's own dummy weights, near zero, all tokens tie."""
+    """A model loader that draws weights alike on both sides: at vLLM's own dummy ones, near zero, all tokens tie."""
     from vllm.model_executor.model_loader import register_model_loader
     from vllm.model_executor.model_loader.dummy_loader import DummyModelLoader
 
@@ -181,14 +203,17 @@ def serve(setup: dict[str, Any]) -> None:
     """Start one engine, then answer each line of stdin by one line."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
-    prepare(threads=1)
+    if torch.cuda.is_available():
+        for name in QUIET:
+            os.environ.setdefault(name, CPU_ENV[name])
+    else:
+        prepare(threads=1)
+        interpret_triton()
     os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "1"
     if setup["side"] == "stock":
         os.environ["VLLM_PLUGINS"] = ""
     if setup["python_only"]:
         stub_compiled_modules()
-    if not torch.cuda.is_available():
-        interpret_triton()
     from agentcache.vllm_plugin.inspect import EngineView
 
     scale = Scale(**{**setup["scale"], "contexts": tuple(setup["scale"]["contexts"])})
@@ -259,7 +284,7 @@ class Returning:
 def selection(scale: Scale) -> Any:
     from agentcache_workloads.replay.plan import Selection
 
-    return Selection(sessions=scale.jobs, max_calls=scale.calls, max_ctx=scale.max_ctx)
+    return Selection(scale.jobs, scale.calls, scale.max_ctx, scale.max_pause_s)
 
 
 def run_spec(setup: dict[str, Any], scale: Scale, vocab_size: int, max_len: int) -> Any:
@@ -447,7 +472,7 @@ def ttft_rows(scale: Scale, common: dict[str, Any], contexts: Sequence[int], rep
         engines.close()
 
 
-def replay_rows(scale: Scale, common: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def replay_rows(scale: Scale, common: dict[str, Any], ratios: Sequence[int]) -> Iterator[dict[str, Any]]:
     from agentcache_workloads.replay.fixed_schedule import mean_live_tokens
     from agentcache_workloads.replay.plan import load_plan
     from agentcache_workloads.replay.render import Renderer
@@ -456,7 +481,7 @@ def replay_rows(scale: Scale, common: dict[str, Any]) -> Iterator[dict[str, Any]
     renderer = Renderer(plan.meta, scale.tokens_per_block, common["vocab_size"], common["seed"])
     longest = max(renderer.sizes(turn).total for job in plan.jobs for turn in job.turns)
     live = mean_live_tokens(plan.jobs, scale.jobs, renderer, scale.tokens_per_block)
-    for wanted in RATIOS:
+    for wanted in ratios:
         blocks = max(int(live / wanted) // scale.block, -(-longest // scale.block) + 1)
         live_pool = live / (blocks * scale.block)  # less than wanted, where the longest turn would not fit
         setup = common | {"blocks": blocks, "max_len": longest + 1}
@@ -496,7 +521,7 @@ COLUMNS = [
     *("part", "context", "what", "missing", "holes", "live_pool", "jobs", "calls", "errors", "engine", "repeat"),
     *("prompt_tokens", "cached_tokens", "cached_after_hole", "steps", "ttft_mean_s", "job_mean_s", "job_p90_s"),
     *("to_stock", "tokens_compared", "mismatches", "near_ties", "max_logprob_diff", "model", "backend", "build"),
-    *("gpu", "vllm", "torch", "commit", "cpu_model", "cores", "seed"),
+    *("times", "gpu", "vllm", "torch", "commit", "cpu_model", "cores", "seed"),
 ]
 
 
@@ -506,6 +531,8 @@ def main() -> int:
     parser.add_argument("--only", choices=("ttft", "replay"), help="one of the two parts")
     parser.add_argument("--smoke", action="store_true", help="small; the default without a GPU")
     parser.add_argument("--contexts", help="tokens, with commas; default by scale")
+    parser.add_argument("--live-pool", default=",".join(map(str, RATIOS)), help="live tokens by the replay's pool")
+    parser.add_argument("--jobs", type=int, help="of the replay; default by scale")
     parser.add_argument("--repeats", type=int, help="of the ttft part; default 5, without a GPU 1")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--eager", action="store_true", help="no CUDA graphs on either side")
@@ -519,19 +546,21 @@ def main() -> int:
     if given.python_only and not gpu:
         parser.error("--python-only replaces compiled CUDA modules, and there is no GPU here")
     scale = SMOKE if given.smoke or not gpu else FULL
+    scale = replace(scale, jobs=given.jobs or scale.jobs)
     contexts = tuple(map(int, given.contexts.split(","))) if given.contexts else scale.contexts
     common = {
         "scale": asdict(scale),
         "seed": given.seed,
         "eager": given.eager,
         "python_only": given.python_only,
-        "vocab_size": 512 if scale is SMOKE else LLAMA_8B["vocab_size"],
+        "vocab_size": 512 if scale.model == SMOKE.model else LLAMA_8B["vocab_size"],
     }
     machine = describe_host()
     where = {
         "model": scale.model,
         "build": "Python only, native operations" if given.python_only else "as installed" + ", eager" * given.eager,
         "gpu": torch.cuda.get_device_name() if gpu else "none",
+        "times": "measured" if gpu else NOT_MEASURED,
         "torch": torch.__version__,
         "commit": commit(),
         "cpu_model": machine["cpu"],
@@ -541,7 +570,7 @@ def main() -> int:
     rows: list[dict[str, Any]] = []
     parts = {
         "ttft": lambda: ttft_rows(scale, common, contexts, given.repeats or (5 if gpu else 1)),
-        "replay": lambda: replay_rows(scale, common),
+        "replay": lambda: replay_rows(scale, common, [int(ratio) for ratio in given.live_pool.split(",")]),
     }
     for name, part in parts.items():
         if given.only in (None, name):

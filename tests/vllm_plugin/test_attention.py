@@ -19,10 +19,11 @@ from agentcache_kernels.plan import KEYS, LOW, REQUEST, START, TOKENS
 from tests.vllm_plugin.test_segments import Row, metadata, rows
 
 
-def builder() -> SegmentMetadataBuilder:
+def builder(cache_dtype: torch.dtype = torch.float32) -> SegmentMetadataBuilder:
     model = SimpleNamespace(get_num_attention_heads=lambda parallel: 4, dtype=torch.float32)
     config: Any = SimpleNamespace(model_config=model, parallel_config=None)
-    return SegmentMetadataBuilder(SimpleNamespace(num_kv_heads=2, head_size=32), ["layer"], config, torch.device("cpu"))
+    spec = SimpleNamespace(num_kv_heads=2, head_size=32, dtype=cache_dtype)
+    return SegmentMetadataBuilder(spec, ["layer"], config, torch.device("cpu"))
 
 
 @given(rows())
@@ -58,6 +59,18 @@ def test_a_replayed_decode_step_finds_its_plan_where_it_was_captured() -> None:
     assert sorted(built.fields[KEYS].tolist()) == [10, 56]
 
 
+def test_a_runner_that_gives_no_positions_is_not_captured() -> None:
+    common = metadata([[(0, 1)]])
+    common.positions = None
+    with pytest.raises(Unsupported, match="without telling positions"):
+        builder().build_for_cudagraph_capture(common)
+
+
+def test_a_cache_of_another_dtype_is_refused_when_the_engine_starts() -> None:
+    with pytest.raises(Unsupported, match=r"holds torch.bfloat16 and the model computes in torch.float32"):
+        builder(torch.bfloat16)
+
+
 def test_rows_that_see_ahead_are_refused() -> None:
     common = metadata([[(0, 3)]])
     common.causal = False
@@ -73,6 +86,8 @@ def test_rows_that_see_ahead_are_refused() -> None:
         ({"sinks": torch.zeros(4)}, "sinks"),
         ({"kv_cache_dtype": "fp8"}, "fp8 cache"),
         ({"head_size": 40}, "head size 40"),
+        ({"num_kv_heads": 3}, "4 query heads over 3 KV heads"),
+        ({"num_heads": 256, "num_kv_heads": 1}, "256 query heads over 1 KV heads"),
     ],
 )
 def test_what_the_kernels_do_not_compute_is_refused(change: dict[str, Any], says: str) -> None:

@@ -7,7 +7,7 @@ import torch
 from agentcache.errors import Unsupported
 from agentcache.vllm_plugin import compat
 from agentcache.vllm_plugin.attention.metadata import SegmentMetadata, SegmentMetadataBuilder
-from agentcache_kernels.msa import BLOCK_SIZES, DTYPES, HEAD_DIMS, msa_attention
+from agentcache_kernels.msa import BLOCK_SIZES, DTYPES, HEAD_DIMS, MAX_GROUP, msa_attention
 
 PATH = "agentcache.vllm_plugin.attention.backend.SegmentBackend"
 
@@ -66,6 +66,10 @@ class SegmentImpl(compat.AttentionImpl):
             (alibi_slopes is not None, "ALiBi slopes"),
             (sinks is not None, "attention sinks"),
             (kv_cache_dtype not in SegmentBackend.supported_kv_cache_dtypes, f"a {kv_cache_dtype} cache"),
+            (
+                num_heads % (num_kv_heads or num_heads) != 0 or num_heads // (num_kv_heads or num_heads) > MAX_GROUP,
+                f"{num_heads} query heads over {num_kv_heads} KV heads (up to {MAX_GROUP} of one are)",
+            ),
             (head_size not in HEAD_DIMS, f"head size {head_size} (one of {HEAD_DIMS} is)"),
         ):
             if wrong:

@@ -38,6 +38,12 @@ class SegmentMetadataBuilder(AttentionMetadataBuilder[Any]):
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
         self.kv_heads = kv_cache_spec.num_kv_heads
         model, parallel = vllm_config.model_config, vllm_config.parallel_config
+        if kv_cache_spec.dtype != model.dtype:
+            raise Unsupported(
+                f"the cache holds {kv_cache_spec.dtype} and the model computes in {model.dtype}, these kernels "
+                "take one dtype for both; the engine cannot start",
+                hint="leave --kv-cache-dtype at auto, or drop --attention-backend CUSTOM",
+            )
         # An empty tensor of the queries' shape: the plan depends on its heads, its dtype and its device.
         self._q = torch.empty(
             (0, model.get_num_attention_heads(parallel), kv_cache_spec.head_size), dtype=model.dtype, device=device
@@ -66,6 +72,11 @@ class SegmentMetadataBuilder(AttentionMetadataBuilder[Any]):
         return SegmentMetadata(tokens, positions, starts, table, common.slot_mapping, plan, config)
 
     def build_for_cudagraph_capture(self, common_attn_metadata: CommonAttentionMetadata) -> SegmentMetadata:
+        if common_attn_metadata.positions is None:  # those worked out here would be the captured ones for ever
+            raise Unsupported(
+                "this model runner captures graphs without telling positions; the engine cannot start",
+                hint="start it with --enforce-eager, or without --attention-backend CUSTOM",
+            )
         metadata = self.build(0, common_attn_metadata)
         self._captured[metadata.plan.tokens, metadata.plan.requests] = metadata.plan
         return metadata

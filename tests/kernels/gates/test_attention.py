@@ -105,6 +105,21 @@ def test_poison_that_is_read_is_seen() -> None:
     assert made.run(SMALL)[0].isnan().all()
 
 
+@pytest.mark.parametrize("splits", [1, 3])
+def test_what_is_behind_every_window_may_be_gone(splits: int) -> None:
+    """Its blocks belong to others by then: whatever stands there, between the segments too, is not read."""
+    window, row = 5, [(40, 42), (150, 153), (190, 191)]
+    made = make([row])
+    truth = made.truth(window=window)
+    seen = {key for a, b in row for position in range(a, b) for key in range(position + 1 - window, position + 1)}
+    for key in set(range(191)) - seen:
+        block = int(made.block_table[0, key // 16])
+        made.k_cache[block, key % 16] = made.v_cache[block, key % 16] = float("nan")
+    out, lse = made.run(SMALL, max_splits=splits, window=window)
+    assert error(out, truth[0]) < 1e-5
+    assert float((lse.cpu() - truth[1]).abs().max()) < 1e-4
+
+
 def test_a_split_changes_only_the_order_of_sums() -> None:
     made = make([[(150, 152)]])
     whole, parts = made.run(SMALL)[0], made.run(SMALL, max_splits=8)[0]
