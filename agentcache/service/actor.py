@@ -25,7 +25,8 @@ TICK_S = 0.5
 CHECK_S = 60.0
 """The books are recounted so often, where nobody reports in the meantime."""
 
-FREEZE_S = 30.0
+BUSY, MAX_PERIOD_S = 0.6, 2.0
+"""Of its time in reports, a busy service asks for fewer of them, down to one in so many seconds."""
 
 logger = logging.getLogger(__name__)
 
@@ -37,13 +38,18 @@ class ResidencyActor:
         self._directory = Directory(msgspec.convert(config or {}, DirectoryConfig))
         self._quiet_since = self._checked_at = time.monotonic()
         self._ticking: asyncio.Task[None] | None = None
+        self._busy_s = 0.0
+        # A collection of everything would halt the service for a second. What lives long here is in no cycle.
+        gc.disable()
 
     async def exchange(self, data: bytes) -> bytes:
         """One report of an engine; returns the reply. Raises `InputError` for what is no report of our schema."""
         report = decode(data, Report)
         self._alive()
         self._quiet_since = now = time.monotonic()
-        return encode(self._directory.report(report, now))
+        reply = encode(self._directory.report(report, now))
+        self._busy_s += time.monotonic() - now
+        return reply
 
     async def apply(self, action: Action, tenant: str) -> Answer:
         """What a client says about a job of its tenant's."""
@@ -75,17 +81,24 @@ class ResidencyActor:
             self._ticking = asyncio.get_running_loop().create_task(self._tick())
 
     async def _tick(self) -> None:
-        frozen_at = time.monotonic()
+        before = time.monotonic()
         while True:
             await asyncio.sleep(TICK_S)
             now = time.monotonic()
+            self._pace(self._busy_s / (now - before))
+            before, self._busy_s = now, 0.0
             self._directory.tick(now)
             if now - max(self._quiet_since, self._checked_at) > CHECK_S:
                 self._checked_at = now
                 self._check()
-            if now - frozen_at > FREEZE_S:
-                frozen_at = now
-                gc.freeze()  # long-lived records need not be walked again and again by the collector
+            gc.collect(1)
+            gc.freeze()
+
+    def _pace(self, busy: float) -> None:
+        """Ask engines to report less often while reports take most of the time."""
+        usual = self._directory.config.period_s
+        period_s = self._directory.period_s * (2 if busy > BUSY else 0.5 if busy < BUSY / 4 else 1)
+        self._directory.period_s = min(max(period_s, usual), max(MAX_PERIOD_S, usual))
 
     def _check(self) -> None:
         try:

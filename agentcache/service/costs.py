@@ -46,10 +46,10 @@ def elsewhere_s(stats: Mapping[str, Any], source: str) -> float:
     return sum(s for name, s in waiting.items() if name != source) if isinstance(waiting, dict) else 0.0
 
 
-def rates(stats: Mapping[str, Any]) -> Rates:
-    """The rates that a replica reports, or the default before it has."""
+def rates(stats: Mapping[str, Any]) -> Rates | None:
+    """The rates that a replica reports; None before it has."""
     given = stats.get("rates")
-    return Rates(*given) if given else Rates()
+    return Rates(*given) if given else None
 
 
 def ranked(plan: Plan, costs: Mapping[str, float]) -> list[list[str]]:

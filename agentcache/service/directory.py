@@ -47,9 +47,9 @@ from agentcache.api.messages import (
 from agentcache.cost import CostModel, CostProfile
 from agentcache.errors import CheckFailed, ConfigError
 from agentcache.policy import make_policy
-from agentcache.policy.survival import Survival
 from agentcache.service.holdings import Held, Holdings, Record
 from agentcache.service.pauses import PauseExchange
+from agentcache.service.survival import ClusterSurvival
 
 
 class DirectoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,7 +74,7 @@ class DirectoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_contexts: int = 200_000
     max_pages: int = 1 << 20
     max_tenants: int = 1024
-    page_tokens: int = 4096
+    page_tokens: int = 8192
     period_s: float = 0.25
     ack_s: float = 10.0
     duplicates: bool = True
@@ -154,11 +154,12 @@ class Directory:
                 raise ConfigError(f"{name} is {getattr(config, name)}, expected more than 0; nothing was started")
         self.service = uuid4().hex[:12]
         self.incarnation = time.time() if incarnation is None else incarnation
+        self.period_s = config.period_s  # longer while whoever runs this has more to do than it can
         self.counts: dict[str, int] = {}
         self.pauses = PauseExchange()
         self._cost = CostModel(CostProfile(c_lin=config.c_lin, c_att=config.c_att), config.page_tokens)
         make_policy(config.policy, self._cost, config.max_pages)  # the spec is wrong now, or never
-        self._survival = Survival()
+        self._survival = ClusterSurvival()
         self._tenants: dict[str, _Tenant] = {}
         self._engines: dict[str, _Engine] = {}
         self._jobs: OrderedDict[str, _Job] = OrderedDict()  # least recently touched first
@@ -229,7 +230,7 @@ class Directory:
             incarnation=self.incarnation,
             seq=engine.seq,
             resync=engine.resync,
-            parameters=Parameters(period_s=self.config.period_s, pauses=self.pauses.tell(engine.name, _PAUSES_A_REPLY)),
+            parameters=Parameters(period_s=self.period_s, pauses=self.pauses.tell(engine.name, _PAUSES_A_REPLY)),
             commands=tuple(commands),
         )
 

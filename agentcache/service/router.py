@@ -5,7 +5,7 @@ from typing import Any
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
 from agentcache.service.call import Plan
-from agentcache.service.costs import Ledger, elsewhere_s, ranked, rates
+from agentcache.service.costs import Ledger, Rates, elsewhere_s, ranked, rates
 
 ROUTER = "agentcache.service.router:ResidencyRouter"
 
@@ -28,9 +28,12 @@ class ResidencyRouter(RequestRouter):
         assert pending_request is not None
         replicas = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
         waits = self.ledger.waiting_s()
+        # A replica that has said nothing yet is taken to be as fast as another.
+        usual = next(filter(None, (rates(replica.routing_stats) for replica in candidate_replicas)), Rates())
         rebuilds, costs = {}, {}
         for name, replica in replicas.items():
-            rebuilds[name] = rates(replica.routing_stats).rebuild_s(plan.tokens, plan.resident.get(name, 0))
+            rate = rates(replica.routing_stats) or usual
+            rebuilds[name] = rate.rebuild_s(plan.tokens, plan.resident.get(name, 0))
             costs[name] = waits[name] + elsewhere_s(replica.routing_stats, plan.source) + rebuilds[name]
         ranks = ranked(plan, costs)
         if ranks:

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import uuid4
 
+from msgspec.structs import replace
+
 from agentcache.api.messages import (
     MAX_ID_BYTES,
     Command,
@@ -26,6 +28,7 @@ from agentcache.api.messages import (
     Pause,
     Reply,
     Report,
+    Retain,
     Run,
     decode,
     encode,
@@ -45,12 +48,13 @@ SUMMARIES = 4096
 PAUSES = 512
 COMMANDS = 1024
 BACK_OFF_S = 4.0
+DEFER_S = 1.0
 
 
 class Link:
     """Keeps a service up to date about an engine, and the engine about the service's wishes.
 
-    `orders` is None for an engine that only tells. `start` begins to exchange; `close` ends it.
+    `start` begins to exchange; `close` ends it.
     """
 
     def __init__(
@@ -76,7 +80,7 @@ class Link:
         self._pauses: deque[Pause] = deque(maxlen=PAUSES)
         self._done: deque[Done] = deque(maxlen=COMMANDS)
         # The other way round.
-        self._commands: deque[tuple[str, Command]] = deque(maxlen=COMMANDS)
+        self._commands: deque[tuple[str, Command, float]] = deque(maxlen=COMMANDS)  # from whom, and since when
         self._parameters: deque[Parameters] = deque(maxlen=16)
         self._news = True
         # The scheduler's own.
@@ -84,6 +88,7 @@ class Link:
         # The link's own.
         self._pending: OrderedDict[str, None] = OrderedDict()
         self._announced: set[str] = set()
+        self._unanswered: dict[int, float] = {}  # commands, since when
         self._seq = 0
         self._full = True
         self._period_s, self._most = Parameters().period_s, Parameters().max_contexts
@@ -146,9 +151,11 @@ class Link:
         while self._parameters:
             self._orders.learn(self._parameters.popleft())
         while self._commands:
-            service, command = self._commands.popleft()
+            service, command, since = self._commands.popleft()
             if service != self.service:  # its place has been taken
                 continue
+            if isinstance(command, Retain):
+                command = replace(command, ttl_s=max(command.ttl_s - (self._clock() - since), 0.0))
             done = self._orders.carry_out(command)
             kind = type(command).__name__.lower()
             meter.count("agentcache_hints_total", "service", kind, done.outcome)
@@ -210,8 +217,18 @@ class Link:
             obeys=self.service,
             contexts=tuple(contexts),
             pauses=tuple(_drained(self._pauses)),
-            done=tuple(_drained(self._done)),
+            done=tuple(self._answers()),
         )
+
+    def _answers(self) -> Iterator[Done]:
+        """What became of commands; an engine without work makes no steps, so that they wait for its next one."""
+        for done in _drained(self._done):
+            self._unanswered.pop(done.command, None)
+            yield done
+        now = self._clock()
+        for command in [command for command, since in self._unanswered.items() if now - since > DEFER_S]:
+            del self._unanswered[command]
+            yield Done(command, "deferred", detail="no step since")
 
     def _gather(self, full: bool) -> None:
         """Bring the contexts to tell of up to date: those that were marked or forgotten, or all, latest first."""
@@ -283,6 +300,7 @@ class Link:
                 self._full = True
                 return
             self.service, self.incarnation = reply.service, reply.incarnation
+            self._unanswered.clear()
             logger.info("AgentCache: joined the residency service %s as %s", self.service, self.engine)
         elif not self.up:
             logger.info("AgentCache: the residency service %s answers again", self.service)
@@ -292,7 +310,8 @@ class Link:
         self._most = max(reply.parameters.max_contexts, 1)
         if reply.parameters.pauses:
             self._parameters.append(reply.parameters)
-        self._commands.extend((reply.service, command) for command in reply.commands)
+        self._commands.extend((reply.service, command, self._heard_at) for command in reply.commands)
+        self._unanswered.update((command.id, self._heard_at) for command in reply.commands)
         self._news = True
 
     def _failed(self, error: Exception) -> None:

@@ -164,6 +164,14 @@ def test_leases_hold_a_share_of_the_pool() -> None:
         make_policy("continuum:share=2+lru", COST, 8)
 
 
+def test_leases_that_were_taken_up_are_not_remembered_for_ever() -> None:
+    bench = Bench("continuum-fixed:s=1000000+lru")
+    for number in range(500):
+        bench.turn("a", 2, 2.0 * number)
+    assert len(bench.policy._ends) <= 100
+    bench.core.check()
+
+
 def test_an_aborted_turn_leaves_no_lease_behind() -> None:
     bench = Bench("continuum-always+lru")
     bench.turn("a", 4, 0.0)

@@ -1,7 +1,7 @@
 """A child process with one real engine that does what it is told: a line of JSON in, a line of JSON out.
 
-`{"turn": JOB, "tokens": [...]}` runs a turn to its end and says what was generated; `{"blocks": JOB}` says how many
-blocks of the job's context are resident; `{"work": SECONDS}` runs turns of several jobs for so long.
+`{"turn": JOB, "tokens": [...]}` runs a turn to its end and says what was generated; `{"blocks": ID}` says how many
+blocks of a context are resident; `{"work": SECONDS}` runs turns of several jobs for so long.
 """
 
 import json
@@ -23,6 +23,7 @@ class Child:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self.said: list[str] = []
 
     def __enter__(self) -> "Child":
         assert self.ask(hello=True)["ready"]
@@ -31,7 +32,8 @@ class Child:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _, self.log = self._process.communicate(timeout=60)
+        out, err = self._process.communicate(timeout=60)
+        self.said += [*out.splitlines(), *err.splitlines()]
 
     def tell(self, **order: Any) -> None:
         assert self._process.stdin
@@ -44,6 +46,7 @@ class Child:
             if line.startswith("{"):
                 answer: dict[str, Any] = json.loads(line)
                 return answer
+            self.said.append(line)
         raise AssertionError(f"the engine has ended: {self._process.stderr.read()[-3000:]}")
 
     def ask(self, **order: Any) -> dict[str, Any]:
@@ -79,13 +82,13 @@ def main() -> None:
     assert view.host
     count = 0
 
-    def turn(job: str, tokens: list[int]) -> list[int]:
+    def turn(job: str, tokens: list[int], tenant: str = "t") -> list[int]:
         nonlocal count
         count += 1
         params = SamplingParams(
             temperature=0.0, max_tokens=4, ignore_eos=True, extra_args={"session_id": job, "this_func_call": "bash"}
         )
-        prompt = {"prompt_token_ids": tokens, "cache_salt": "t"}
+        prompt = {"prompt_token_ids": tokens, "cache_salt": tenant}
         engine.add_request(f"{count}", prompt, params)
         out: list[int] = []
         while engine.has_unfinished_requests():
@@ -97,7 +100,7 @@ def main() -> None:
         order = json.loads(line)
         answer: dict[str, Any] = {"ready": True}
         if "turn" in order:
-            answer["out"] = turn(order["turn"], order["tokens"])
+            answer["out"] = turn(order["turn"], order["tokens"], order.get("tenant", "t"))
         if "work" in order:
             until, done, outs = time.monotonic() + order["work"], 0, set()
             while time.monotonic() < until:
@@ -105,7 +108,7 @@ def main() -> None:
                 done += 1
             answer |= {"done": done, "distinct": len(outs)}
         if "blocks" in order:
-            context = view.host.residency.contexts.get(f"t/{order['blocks']}")
+            context = view.host.residency.contexts.get(order["blocks"])
             orders = view.scheduler.link._orders
             answer["blocks"] = len(list(orders._resident(context.chain))) if context else None
         if "metrics" in order:

@@ -1,12 +1,15 @@
-"""A child process that runs the application with a stand-in engine and changes the number of its replicas under load.
+"""A child process that runs the application with a stand-in engine while load makes its replicas more and fewer.
 
-The engine answers at once what it was asked; Serve, the router and the ingress are real. Outcome as JSON on stdout.
+The engine answers what it was asked after a moment; Serve, its autoscaler, the router and the ingress are real. Outcome
+as JSON on stdout.
 """
 
 import asyncio
+import itertools
 import json
 import sys
-from collections import defaultdict
+import time
+from collections import Counter
 from typing import Any
 
 import httpx
@@ -14,12 +17,13 @@ import httpx
 from agentcache.cost import CostProfile
 from tests.service.stand import REPLICA
 
+LIMIT_S = 90
+
 
 class EchoEngine:
-    """An engine for `ServiceConfig.engine`."""
+    """An engine for `ServiceConfig.engine`: answers after a tenth of a second; by its profile a token takes 10 ms."""
 
-    def __init__(self, model: str, engine_kwargs: dict[str, Any], options: dict[str, Any]) -> None:
-        self.app = REPLICA
+    def __init__(self, model: str, engine_kwargs: dict[str, Any], options: dict[str, Any]) -> None: ...
 
     async def start(self) -> None: ...
 
@@ -27,55 +31,62 @@ class EchoEngine:
 
     async def check(self) -> None: ...
 
+    async def app(self, scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(0.1)
+        await REPLICA(scope, receive, send)
+
     def profile(self) -> CostProfile:
-        return CostProfile(c_lin=1e-4, c_att=0.0)
+        return CostProfile(c_lin=1e-2, c_att=0.0)
 
 
-async def load(url: str, steps: list[int]) -> dict[str, Any]:
-    """Turns of 30 sessions without a pause, while the replicas change; what came of them."""
-    from ray import serve
+class Load:
+    """Sessions that ask without a pause."""
 
-    from agentcache.service.app import application
-    from agentcache.service.local import APP
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self.http = http
+        self.codes: Counter[int] = Counter()
 
-    codes: dict[int, int] = defaultdict(int)
-    homes: list[dict[str, set[str]]] = []
-    done = asyncio.Event()
+    async def session(self, name: str) -> None:
+        for turn in itertools.count():
+            # Always a new prompt: one that is known costs nothing to rebuild.
+            body = {"messages": [{"role": "user", "content": f"{name}-{turn} " * 100}]}
+            answer = await self.http.post("/v1/chat/completions", json=body)
+            self.codes[answer.status_code] += 1
 
-    async def session(http: httpx.AsyncClient, name: str) -> None:
-        said = [{"role": "user", "content": f"{name} " * 200}]
-        while not done.is_set():
-            answer = await http.post("/v1/chat/completions", json={"messages": said}, headers={"X-Session-ID": name})
-            codes[answer.status_code] += 1
-            homes[-1][name].add(answer.headers.get("x-agentcache-replica", ""))
-            await asyncio.sleep(0.05)
+    async def until(self, sessions: int, replicas: int) -> int:
+        """Run so many sessions until there are so many replicas; how many there were in the end."""
+        tasks = [asyncio.create_task(self.session(f"{sessions}-{number}")) for number in range(sessions)]
+        deadline = time.monotonic() + LIMIT_S
+        while (now := await self.replicas()) != replicas and time.monotonic() < deadline:
+            await asyncio.sleep(0.2)
+        for task in tasks:
+            task.cancel()
+        failed = await asyncio.gather(*tasks, return_exceptions=True)
+        self.codes[-1] += sum(not isinstance(error, asyncio.CancelledError) for error in failed)
+        return now
 
+    async def replicas(self) -> int:
+        return (await self.http.get("/metrics")).text.count("agentcache_waiting_rebuild_seconds{")
+
+
+async def load(url: str) -> dict[str, Any]:
     async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as http:
-        homes.append(defaultdict(set))
-        tasks = [asyncio.create_task(session(http, f"s{number}")) for number in range(30)]
-        await asyncio.sleep(1)
-        for replicas in steps:
-            await asyncio.to_thread(serve.run, application(config(replicas)), name=APP)
-            homes.append(defaultdict(set))
-            await asyncio.sleep(1.5)
-        done.set()
-        await asyncio.gather(*tasks)
-    used = [sorted(set().union(*step.values())) for step in homes]
-    return {"codes": codes, "used": used, "moved": [sum(len(seen) > 1 for seen in step.values()) for step in homes]}
-
-
-def config(replicas: int) -> Any:
-    from agentcache.service.config import load_config
-
-    engine = "tests.service.scaling:EchoEngine"
-    return load_config({"model": "none", "replicas": replicas, "engine": engine, "num_cpus": 0.01})
+        load = Load(http)
+        grown = await load.until(24, 3)
+        shrunk = await load.until(1, 2)
+    return {"codes": +load.codes, "grown": grown, "shrunk": shrunk}
 
 
 def main() -> None:
+    from agentcache.service.config import load_config
     from agentcache.service.local import running
 
-    with running(config(2), "127.0.0.1", int(sys.argv[1])) as url:
-        print(json.dumps(asyncio.run(load(url, [3, 1]))))
+    policy = {"policy_function": "agentcache.service.autoscaling:ByRebuildSeconds", "policy_kwargs": {"target_s": 10}}
+    scaling = {"min_replicas": 1, "max_replicas": 3, "metrics_interval_s": 0.5, "look_back_period_s": 1}
+    scaling |= {"upscale_delay_s": 0.5, "downscale_delay_s": 0.5, "policy": policy}
+    options = {"model": "none", "engine": "tests.service.scaling:EchoEngine", "num_cpus": 0.01, "autoscaling": scaling}
+    with running(load_config(options), "127.0.0.1", int(sys.argv[1])) as url:
+        print(json.dumps(asyncio.run(load(url))))
 
 
 if __name__ == "__main__":

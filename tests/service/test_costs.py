@@ -16,7 +16,7 @@ def test_rebuilding_costs_what_is_not_there() -> None:
     assert rate.rebuild_s(10, 0) == 20 + 50
     assert rate.rebuild_s(10, 4) == 12 + 0.5 * (100 - 16)
     assert rate.rebuild_s(10, 10) == rate.rebuild_s(10, 99) == 0
-    assert rates({}) == Rates() and rates({"rates": (1.0, 2.0)}) == Rates(1.0, 2.0)
+    assert rates({}) is None and rates({"rates": (1.0, 2.0)}) == Rates(1.0, 2.0)
 
 
 def test_only_requests_without_a_first_token_are_waited_for() -> None:

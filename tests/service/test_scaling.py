@@ -1,4 +1,4 @@
-"""The number of replicas changes while jobs run."""
+"""The number of replicas follows the load while jobs run."""
 
 import json
 import os
@@ -27,7 +27,6 @@ def test_replicas_come_and_go_and_no_turn_is_lost() -> None:
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     assert child.returncode == 0, child.stderr[-3000:]
-    outcome = json.loads(child.stdout.splitlines()[-1])
+    outcome = next(json.loads(line) for line in child.stdout.splitlines() if line.startswith('{"codes"'))
+    assert outcome["grown"] == 3 and outcome["shrunk"] == 2
     assert set(outcome["codes"]) == {"200"}
-    assert [len(used) for used in outcome["used"]] == [2, 2, 1] or [len(used) for used in outcome["used"]] == [2, 3, 1]
-    assert outcome["moved"][0] == 0

@@ -1,16 +1,11 @@
 """The whole application as `agentcache up` starts it: Serve, two vLLM replicas, HTTP, and what goes wrong with them."""
 
 import asyncio
-import hashlib
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,107 +16,20 @@ pytest.importorskip("vllm", reason="the replicas are vLLM's")
 pytest.importorskip("ray", reason="the application is Ray Serve's")
 
 from agentcache.api import AgentCacheClient, SyncAgentCacheClient
-from agentcache.cli.up import free_port
 from agentcache.errors import InputError
+from tests.service.started import START_S, App, bearer, processes, started
 
 pytestmark = [pytest.mark.vllm, pytest.mark.ray]
 
-START_S = 300
 CHAT = "/v1/chat/completions"
-FLAGS = ["--max-model-len", "1024", "--dtype", "float32", "--enforce-eager", "--max-num-seqs", "4"]
-FLAGS += ["--block-size", "32", "--num-gpu-blocks-override", "80", "--distributed-executor-backend", "uni"]
-ENV = {
-    "OMP_NUM_THREADS": "1",
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_CPU_CI_ENV": "1",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine's core and its worker are one process
-    "VLLM_LOGGING_LEVEL": "WARNING",
-}
-
-
-class App:
-    """The application's process, its URL, and its replicas."""
-
-    def __init__(self, process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-        self.process, self.url, self.log = process, url, log
-        self.http = httpx.Client(base_url=url, timeout=60, trust_env=False, headers=bearer("red"))
-
-    def replicas(self) -> list[int]:
-        """Process ids of the replicas of this application."""
-        return [
-            pid
-            for pid, _, name in processes(self.process.pid)
-            if name.startswith("ray::ServeReplica:agentcache:replica")
-        ]
-
-    def until(self, true: Callable[[], Any], limit_s: float = 60) -> Any:
-        deadline = time.monotonic() + limit_s
-        while not (found := true()):
-            if time.monotonic() > deadline or self.process.poll() is not None:
-                pytest.fail(f"not within {limit_s} s; {self.log.read_text(errors='replace')[-3000:]}")
-            time.sleep(0.2)
-        return found
-
-    def metric(self, name: str) -> Counter[str]:
-        """A metric of all replicas, by replica."""
-        values: Counter[str] = Counter()
-        for line in self.http.get("/metrics").text.splitlines():
-            if line.startswith(name + "{"):
-                values[line.split('replica="')[1].split('"')[0]] += float(line.rsplit(" ", 1)[1])  # type: ignore[assignment]
-        return values
-
-
-def processes(root: int) -> list[tuple[int, int, str]]:
-    """Process id, parent and command of all that descend from a process."""
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
-    rows = [
-        (int(pid), int(parent), args) for pid, parent, args in (line.split(None, 2) for line in listed.splitlines())
-    ]
-    family, size = {root}, 0
-    while size != len(family):
-        size = len(family)
-        family |= {pid for pid, parent, _ in rows if parent in family}
-    return [row for row in rows if row[0] in family - {root}]
-
-
-def bearer(name: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer key-{name}"}
 
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    """Two replicas of tiny-llama behind one URL, for the tenants red and blue."""
-    folder = tmp_path_factory.mktemp("up")
-    entries = [
-        {"name": name, "tokens_sha256": [hashlib.sha256(f"key-{name}".encode()).hexdigest()], "control_per_s": per_s}
-        for name, per_s in (("red", None), ("blue", 5))
-    ]
-    (folder / "tenants.json").write_text(json.dumps({"tenants": entries}))
-    port, log = free_port(), folder / "log"
-    code = "from agentcache.cli.main import main; main()"
-    command = [sys.executable, "-c", code, "up", "--model", "tiny-llama", "--replicas", "2", "--port", str(port)]
-    command += ["--policy", "asymcache", "--tenants", str(folder / "tenants.json"), *FLAGS]
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, env=os.environ | ENV, stdout=out, stderr=out, start_new_session=True)
-    family: list[tuple[int, int, str]] = []
-    try:
-        app = App(process, f"http://127.0.0.1:{port}", log)
-        app.until(lambda: b"is up" in log.read_bytes(), START_S)
+    """Two replicas of tiny-llama behind one URL, evicting by AsymCache's costs."""
+    flags = ["--replicas", "2", "--policy", "asymcache", "--max-model-len", "1024", "--num-gpu-blocks-override", "80"]
+    with started(tmp_path_factory.mktemp("up"), *flags) as app:
         yield app
-        family = processes(process.pid)
-        process.send_signal(signal.SIGINT)
-        process.wait(timeout=60)
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        left = [row for row in family if Path(f"/proc/{row[0]}").exists()]
-        for pid, _, _ in left:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-    assert process.returncode == 0 and not left, left
-    text = log.read_text(errors="replace")
-    assert "key-red" not in text and "key-blue" not in text
 
 
 def body(text: str, **more: Any) -> dict[str, Any]:
@@ -255,5 +163,5 @@ def test_a_killed_replica_costs_no_request(app: App) -> None:
     assert Counter(answer.status_code for answer in answers) == {200: 16}
     again = app.http.post(CHAT, json=body("0 " * 100), headers={"X-Session-ID": "k-0"})
     assert again.status_code == 200
-    assert not [row for row in family if Path(f"/proc/{row[0]}").exists()]
+    app.until(lambda: not any(Path(f"/proc/{pid}").exists() for pid, _, _ in family))
     app.until(lambda: len(app.metric("agentcache_waiting_rebuild_seconds")) == 2, START_S)

@@ -208,14 +208,23 @@ class Leases:
         self._leases[context] = _Lease(now + seconds, now, self._stamps)
         if seconds < math.inf:
             heapq.heappush(self._ends, (now + seconds, self._stamps, context))
+        if len(self._ends) > 4 * len(self._leases) + 64:  # mostly of leases that were taken up
+            self._ends = [end for end in self._ends if self._runs(end)]
+            heapq.heapify(self._ends)
+
+    def _runs(self, end: tuple[float, int, Context]) -> bool:
+        """Whether an entry of the heap is that of a lease that still runs."""
+        _, stamp, context = end
+        lease = self._leases.get(context)
+        return lease is not None and lease.stamp == stamp
 
     def _expire(self, now: float) -> None:
         waiting: list[tuple[float, int, Context]] = []
         while self._ends and self._ends[0][0] < now:
             entry = heapq.heappop(self._ends)
-            _, stamp, context = entry
-            if (lease := self._leases.get(context)) is None or lease.stamp != stamp:
+            if not self._runs(entry):
                 continue
+            context = entry[-1]
             if context.turns:  # its own next turn is queued; a branch's turn is another context's
                 waiting.append(entry)
             else:
@@ -376,6 +385,7 @@ class Leases:
                 self._inner.forget(block)
                 self._keep(block, now)
         self._offer(freed, now)
+        self._fit_share(now)
 
     # The books
 
