@@ -22,6 +22,11 @@ from agentcache.service.tenants import Rate, Tenant, Tenants, retry_after
 logger = logging.getLogger(__name__)
 
 GENERATES = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
+"""Calls that compute; vLLM takes a cache salt in each of them, which is what keeps tenants apart."""
+
+HARMLESS = ("/v1/models", "/tokenize", "/detokenize")
+"""What computes nothing that is kept."""
+
 HOP_BY_HOP = {b"connection", b"keep-alive", b"transfer-encoding", b"content-length", b"host", b"authorization"}
 HOP_BY_HOP |= {b"x-api-key", b"upgrade", b"te", b"trailer", b"proxy-authorization", b"proxy-connection"}
 BYTES_PER_TOKEN = 4.0
@@ -56,7 +61,6 @@ class Ingress:
         self.source = source
         self.homes = Homes()
         self.lineage = Lineage()
-        self.retried = 0
         self._backend = backend
         self._rate = Rate(config.requests_per_s, config.burst, time.monotonic)
         self._bytes_per_token = BYTES_PER_TOKEN
@@ -77,6 +81,10 @@ class Ingress:
         name = tenant.name if tenant else None
         if wait_s := self._rate.wait_s(name, tenant.requests_per_s if tenant else None):
             return refused(429, "too many requests; try again later", {"Retry-After": retry_after(wait_s)})
+        if name is not None and not isolated(request):
+            return refused(
+                403, f"{request.method} {request.url.path} keeps no tenants apart, so it is not offered here"
+            )
         body = await read_body(request, self.config.max_body_bytes)
         if body is None:
             return refused(413, f"the body is larger than {self.config.max_body_bytes} bytes; nothing was done")
@@ -85,7 +93,7 @@ class Ingress:
             try:
                 job, plan, body = self._prepare(name, request, body)
             except (msgspec.DecodeError, msgspec.ValidationError) as error:
-                return refused(400, f"the body is no JSON object: {error}")
+                return refused(400, f"the body cannot be used: {error}")
         headers = tuple((key, value) for key, value in request.headers.raw if key not in HOP_BY_HOP)
         call = Call(request.method, request.url.path, request.url.query.encode(), headers, body)
         return await self._answer(call, plan, job)
@@ -101,6 +109,8 @@ class Ingress:
     def _prepare(self, tenant: str | None, request: Request, raw: bytes) -> tuple[str, Plan, bytes]:
         """The session (else the job) that a prompt belongs to, its plan, and the body as the engine shall see it."""
         body = msgspec.json.decode(raw, type=dict)
+        if tenant is not None and body.get("previous_response_id") is not None:
+            raise msgspec.ValidationError("previous_response_id may be another tenant's, so it is not taken here")
         headers = {key.replace("_", "-"): value for key, value in request.headers.items()}
         said = read_identity(headers, body)
         job = self.lineage.follow(tenant, body, said.job and scoped(tenant, said.job))
@@ -136,7 +146,6 @@ class Ingress:
                 if lost:
                     self.homes.lost(lost)
                     plan = Plan(plan.tokens, {}, None, plan.job, plan.source, plan.avoid | {lost})
-                self.retried += attempt == 1
                 continue
             plan.started = True
             if job is not None and head.status == 200:
@@ -180,6 +189,12 @@ class Relay(Response):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             await self._parts.aclose()  # type: ignore[attr-defined]
+
+
+def isolated(request: Request) -> bool:
+    """Whether a request can neither read nor time what another tenant has sent."""
+    path = request.url.path
+    return path in HARMLESS or (request.method == "POST" and path in GENERATES)
 
 
 async def read_body(request: Request, limit: int) -> bytes | None:

@@ -43,9 +43,9 @@ class Lineage:
 def chained(tenant: str | None, body: dict[str, Any]) -> Iterator[bytes]:
     """A digest for each prefix of the prompt, of 16 bytes; each commits to everything before it."""
     start = (tenant, body.get("model"), body.get("tools"), body.get("system"))
-    digest = hashlib.blake2b(msgspec.msgpack.encode(start), digest_size=16).digest()
+    digest = hashlib.blake2b(msgspec.json.encode(start), digest_size=16).digest()
     for piece in _pieces(body):
-        digest = hashlib.blake2b(digest + msgspec.msgpack.encode(piece), digest_size=16).digest()
+        digest = hashlib.blake2b(digest + msgspec.json.encode(piece), digest_size=16).digest()
         yield digest
 
 

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from agentcache.api.messages import MAX_ID_BYTES
 from agentcache.cost import CostModel, CostProfile
 from agentcache.errors import ConfigError
 from agentcache.policy import make_policy
@@ -20,6 +21,7 @@ class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `admission`: which turns may run, in what order: `fcfs` is vLLM's own, `working-set` holds jobs that do not fit.
     `profile`: path of a cost profile (agentcache-cost/1); None estimates from the model's shape.
     `chunking`: prefill tokens of a step while decodes run: `adaptive:tpot=50ms`, `paper`, `fixed:N`, or vLLM's (`off`).
+    `max_segments`: runs of missing tokens of one request; over it, resident runs that save least are computed again.
     `max_contexts`: idle contexts remembered.
     `receipts`: a file that gets one JSON line a turn: what was reused, what was missing and why; None writes none.
     `service`: the Ray cluster whose residency service to join: `auto` or `HOST:PORT`, and `/NAMESPACE` if it is not
@@ -32,6 +34,7 @@ class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     admission: str = "fcfs"
     profile: str | None = None
     chunking: str = "off"
+    max_segments: int = 8
     max_contexts: int = 4096
     receipts: str | None = None
     service: str | None = None
@@ -55,8 +58,11 @@ def load_options(additional_config: Any) -> EngineOptions:
         options = msgspec.convert(given, EngineOptions)
     except msgspec.ValidationError as error:
         raise ConfigError(f"additional-config 'agentcache': {error}; not started", hint) from error
-    if options.max_contexts < 1:
-        raise ConfigError(f"max_contexts is {options.max_contexts}, expected at least 1; not started", hint)
+    for name in ("max_segments", "max_contexts"):
+        if (value := getattr(options, name)) < 1:
+            raise ConfigError(f"{name} is {value}, expected at least 1; not started", hint)
+    if options.engine is not None and (not 0 < len(options.engine) <= MAX_ID_BYTES or "/" in options.engine):
+        raise ConfigError(f"engine is {options.engine!r}, expected a short name without a slash; not started", hint)
     return options
 
 

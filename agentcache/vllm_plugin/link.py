@@ -90,7 +90,7 @@ class Link:
         self._announced: set[str] = set()
         self._unanswered: dict[int, float] = {}  # commands, since when
         self._seq = 0
-        self._full = True
+        self._full, self._reset = True, False
         self._period_s, self._most = Parameters().period_s, Parameters().max_contexts
         self._heard_at = clock()
         self._down_for = ""
@@ -107,6 +107,10 @@ class Link:
         self._carrier.close()
         if self._thread.is_alive():
             self._thread.join(timeout=5)
+
+    def reset(self) -> None:
+        """All blocks have lost their content: tell everything anew."""
+        self._reset = True
 
     # The scheduler's thread
 
@@ -156,7 +160,11 @@ class Link:
                 continue
             if isinstance(command, Retain):
                 command = replace(command, ttl_s=max(command.ttl_s - (self._clock() - since), 0.0))
-            done = self._orders.carry_out(command)
+            try:
+                done = self._orders.carry_out(command)
+            except Exception:  # a wish of the service's must never be the engine's end
+                logger.exception("AgentCache: a command of the residency service failed: %s", command)
+                done = Done(command.id, "rejected", detail="it failed")
             kind = type(command).__name__.lower()
             meter.count("agentcache_hints_total", "service", kind, done.outcome)
             self._done.append(done)
@@ -184,7 +192,7 @@ class Link:
 
     def exchange(self) -> None:
         """Send one report and take its reply in. Raises `LinkDown` or `InputError`, and the next report is full."""
-        full, self._full = self._full, True  # until it is known to have gone well
+        full, self._full, self._reset = self._full or self._reset, True, False  # until it is known to have gone well
         report = self._report(full)
         reply = decode(self._carrier.carry(encode(report)), Reply)
         self._full = reply.resync

@@ -10,11 +10,9 @@ from agentcache.cost.prior import ModelShape, flop_prior
 from agentcache.cost.profile import CostProfile
 from agentcache.errors import ConfigError
 from agentcache.vllm_plugin.config import check_options, load_options
-from agentcache.vllm_plugin.cpu_env import SERVER_ENV, interpret_triton
+from agentcache.vllm_plugin.cpu_env import SERVER_ENV, interpret_in_children, interpret_triton
 from agentcache.vllm_plugin.models import served_model
 from agentcache.vllm_plugin.serve import on_cpu, server_argv
-
-TRITON = ("--attention-backend", "CUSTOM")
 
 
 class OpenAIEngine:
@@ -39,6 +37,7 @@ class OpenAIEngine:
                 os.environ.setdefault(name, value)
         if interpreted():
             interpret_triton()
+            interpret_in_children()
         from agentcache.vllm_plugin.compat import openai_app
 
         try:

@@ -114,6 +114,12 @@ class ResidencyScheduling:
             stats.num_kv_fetch_reqs_by_stage |= self.agentcache.meter.drain()
         return stats
 
+    def reset_prefix_cache(self, *args: Any, **kwargs: Any) -> bool:
+        done: bool = super().reset_prefix_cache(*args, **kwargs)
+        if self.link:
+            self.link.reset()
+        return done
+
     def shutdown(self) -> None:
         if self.link:
             self.link.close()

@@ -170,7 +170,7 @@ class DirectoryMachine(RuleBasedStateMachine):
         self.exchange(engine, None, True)
         self.exchange(engine, None, True)
         truth = self.engines[engine]
-        believed = {name: copy.runs for name, copy in self.directory._engines[engine].copies.items()}
+        believed = {name: copy.runs for name, copy in self.directory._books.engines[engine].copies.items()}
         for name, runs in believed.items():
             held = truth.contexts[name].runs
             assert sum(e - s for s, e in runs) <= sum(e - s for s, e in held)
@@ -180,9 +180,9 @@ class DirectoryMachine(RuleBasedStateMachine):
     def budgets_hold_for_what_can_be_evicted(self) -> None:
         for view in self.directory.snapshot(None, 0, self.now).tenants:
             running = leased = 0
-            for record in self.directory._by_id.values():
+            for record in self.directory._books.by_id.values():
                 if record.job.startswith(view.tenant + "/") or (not view.tenant and "/" not in record.job):
-                    is_leased = bool(self.directory._jobs[record.job].leases)
+                    is_leased = bool(self.directory._books.jobs[record.job].leases)
                     running += sum(copy.tokens for copy in record.copies.values() if copy.running)
                     leased += sum(copy.tokens for copy in record.copies.values() if is_leased and not copy.running)
             assert view.resident_tokens <= self.options["budget_tokens"] + running + leased

@@ -152,6 +152,25 @@ def test_tenants_are_known_by_their_tokens(tenants: str) -> None:
     assert "authorization" not in seen["headers"] and "x-api-key" not in seen["headers"]
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/chat/completions/batch"),
+        ("POST", "/v1/chat/completions/"),
+        ("POST", "/v1//chat/completions"),
+        ("GET", "/v1/responses/resp_1"),
+        ("POST", "/v1/load_lora_adapter"),
+    ],
+)
+def test_tenants_call_only_what_keeps_them_apart(tenants: str, method: str, path: str) -> None:
+    stand = Stand(tenants_file=tenants)
+    assert stand.http.request(method, path, json=chat("hello"), headers=bearer("red")).status_code == 403
+    assert stand.backend.calls == []
+    assert stand.http.get("/v1/models", headers=bearer("red")).status_code == 200
+    previous = chat("hello", previous_response_id="resp_1")
+    assert stand.http.post("/v1/responses", json=previous, headers=bearer("red")).status_code == 400
+
+
 def test_tenants_with_one_prompt_share_no_context(tenants: str) -> None:
     stand = Stand(tenants_file=tenants)
     for name in ("red", "blue"):

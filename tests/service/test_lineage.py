@@ -66,7 +66,17 @@ def test_digests_agree_exactly_as_far_as_the_messages_do(one: list[str], two: li
     assert not set(a[common:]) & set(b[common:])
 
 
-@pytest.mark.parametrize("body", [{}, {"messages": None}, {"prompt": ""}, {"messages": [1, None]}, {"input": "text"}])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"tools": 10**30, "messages": [{"content": 10**30}]},
+        {"messages": None},
+        {"prompt": ""},
+        {"messages": [1, None]},
+        {"input": "text"},
+    ],
+)
 def test_anything_has_some_lineage(body: dict[str, Any]) -> None:
     assert Lineage().follow(None, body, None)
 

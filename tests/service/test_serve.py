@@ -97,6 +97,19 @@ def test_the_client_speaks_for_its_job(app: App) -> None:
         client.snapshot()
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+def test_a_tenant_does_not_meet_anothers_blocks(app: App, path: str) -> None:
+    asked = body(f"the secret of {path} " * 20, max_tokens=4)
+
+    def cached(name: str) -> int:
+        """Reused prompt tokens of all replicas that this request has caused."""
+        before = sum(app.metric("agentcache_reused_tokens_total").values())
+        assert app.http.post(path, json=asked, headers=bearer(name)).status_code == 200
+        return int(sum(app.metric("agentcache_reused_tokens_total").values()) - before)
+
+    assert [cached(name) > 0 for name in ("red", "red", "blue", "blue")] == [False, True, False, True]
+
+
 def test_metrics_are_of_all_replicas(app: App) -> None:
     assert len(app.metric("agentcache_build_info")) == 2
     assert sum(app.metric("agentcache_turns_total").values()) > 0

@@ -22,6 +22,8 @@ def test_given_options_are_read() -> None:
         ({"mode": "quick"}, "quick"),
         ({"max_contexts": "many"}, "max_contexts"),
         ({"max_contexts": 0}, "expected at least 1"),
+        ({"engine": "a/b"}, "without a slash"),
+        ({"max_segments": 0}, "max_segments is 0, expected at least 1"),
         ([], "expected an object"),
     ],
 )

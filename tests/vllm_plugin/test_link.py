@@ -1,5 +1,6 @@
 """The link and the orders it brings, on vLLM's own block pool and with the real directory at the other end."""
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -208,6 +209,21 @@ def test_release_and_tools_reach_the_core() -> None:
     assert ToolStarted("t/job", "bash", 3.0) in heard
 
 
+def test_orders_to_an_engine_without_steps_are_deferred(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "DEFER_S", 0.0)
+    near = cluster()
+    engine = Engine(near)
+    engine.turn("job", 5)
+    engine.exchange()
+    near.directory.apply(RetainJob(job="job", ttl_s=60.0), "t", time.monotonic())
+    engine.link.exchange()
+    engine.link.exchange()
+    assert [done.outcome for done in near.sent[-1].done] == ["deferred"]
+    engine.step()
+    engine.exchange()
+    assert [done.outcome for done in near.sent[-1].done] == ["accepted"]
+
+
 def test_pauses_of_other_engines_teach_this_one() -> None:
     engine = Engine(cluster())
     assert not engine.host.residency.survival.ready
@@ -282,6 +298,29 @@ def test_full_queues_drop_the_oldest_and_count(monkeypatch: pytest.MonkeyPatch) 
     assert near.sent[-1].full
 
 
+def test_a_reset_is_told() -> None:
+    near = cluster()
+    engine = Engine(near)
+    engine.turn("job", 5)
+    engine.exchange()
+    assert engine.pool.reset_prefix_cache()
+    engine.link.reset()
+    engine.exchange()
+    assert near.sent[-1].full
+    assert copies(near, "job") == {"a": 0}
+
+
+def test_a_command_that_fails_is_not_the_engines_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    near = cluster()
+    engine = Engine(near)
+    engine.turn("job", 5)
+    monkeypatch.setattr(engine.pool, "evict_blocks", lambda blocks: 1 / 0)
+    engine.link._take(Reply(service="s", commands=(Evict(1, "t/job", 0, 80),)))
+    engine.step()
+    engine.exchange()
+    assert [done.outcome for done in near.sent[-1].done] == ["rejected"]
+
+
 def test_a_context_that_is_forgotten_is_said_to_be_gone() -> None:
     near = cluster()
     engine = Engine(near)
@@ -308,6 +347,32 @@ def test_the_thread_keeps_a_service_up_to_date_and_stops() -> None:
     engine.link.close()
     assert near.closed
     assert not engine.link._thread.is_alive()
+
+
+def test_a_service_that_hangs_holds_nobody_up() -> None:
+    near = cluster(period_s=0.01)
+    engine = Engine(near)
+    engine.host.listeners.clear()
+    asked, answer = threading.Event(), threading.Event()
+    carry = near.carry
+
+    def hang(report: bytes) -> bytes:
+        asked.set()
+        answer.wait()
+        return carry(report)
+
+    near.carry = hang  # type: ignore[method-assign]
+    engine.link.start()
+    asked.wait()
+    for number in range(50):
+        engine.turn(f"job{number % 5}", 5)  # all of it on this thread, while the other one waits
+    assert near.sent == []
+    answer.set()
+    deadline = time.monotonic() + 30
+    while len(near.directory) < 5 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    engine.link.close()
+    assert len(near.directory) == 5
 
 
 @pytest.mark.parametrize("spec", ["", "here", "auto/", "host:", "host:port", ":1", "/x"])
