@@ -59,6 +59,9 @@ def test_validate_names_the_line(tmp_path: Path) -> None:
 def test_convert_there_and_back(tmp_path: Path, tiny: Path) -> None:
     found = told("convert", tiny, tmp_path / "m.jsonl", "--to", "mooncake")
     assert (found["calls"], found["parents"], found["block_size"]) == (64, 2, 64)
+    assert "context_mode" not in (tmp_path / "m.jsonl").read_text()
+    told("convert", tiny, tmp_path / "m.jsonl", "--to", "mooncake", "--context-mode")
+    assert (tmp_path / "m.jsonl").read_text().count('"context_mode":"message_array_with_responses"') == 64
     told("convert", tmp_path / "m.jsonl", tmp_path / "a.jsonl.zst", "--block-size", 64)
     before = {session.sid: session for session in open_trace(tiny)[1]}
     for session in open_trace(tmp_path / "a.jsonl.zst")[1]:

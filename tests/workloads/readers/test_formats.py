@@ -8,6 +8,7 @@ import pytest
 from agentcache.errors import ConfigError, InputError
 from agentcache_workloads.readers.build import Chains
 from agentcache_workloads.readers.formats import open_trace, sniff, with_blocks
+from agentcache_workloads.readers.mooncake import Mooncake
 from agentcache_workloads.readers.records import Skips
 from agentcache_workloads.readers.trace import Session
 from agentcache_workloads.readers.writer import write_trace
@@ -100,6 +101,23 @@ def test_mooncake_sessions_and_delays() -> None:
     assert (a.arrival_s, b.arrival_s) == (0.0, 1.5)
     assert [call.delay_s for call in a.calls] == [0.0, 2.5, 0.0]
     assert (b.calls[1].delay_s, b.calls[1].record["cycle_s"]) == (None, 7.5)
+
+
+def test_mooncake_lines_of_lengths_add_to_their_session(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    lines = [
+        {"session_id": "a", "input_length": 300, "output_length": 40},
+        {"session_id": "a", "delay": 2, "input_length": 150, "output_length": 20},
+    ]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    [session] = open_trace(path)[1]
+    assert [(call.in_tok, call.delay_s) for call in session.calls] == [(300, 0.0), (490, 0.002)]
+    meta, made = with_blocks(*open_trace(path))
+    first, second = next(made).calls
+    assert (meta.block_size, first.items, second.items) == (64, (1, 2, 3, 4), (1, 2, 3, 4, 5, 6, 7))
+    path.write_text(json.dumps({**lines[0], "context_mode": "deltas_without_responses"}))
+    with pytest.raises(InputError, match="context_mode is"):
+        open_trace(path)
 
 
 def test_blocks_of_another_size_are_not_guessed(tmp_path: Path) -> None:
@@ -216,3 +234,13 @@ def test_chained_ids_commit_to_what_stands_before() -> None:
     assert chains((8, 7)) == (3, 4)
     assert chains((7, 8, 7)) == (1, 2, 5)
     assert chains((7,), "another model") == (6,)
+
+
+def test_sessions_come_before_the_file_is_read_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    line = {"input_length": 600, "output_length": 1, "hash_ids": [1, 2]}
+    path.write_text("\n".join(json.dumps({**line, "session_id": i // 2, "timestamp": i}) for i in range(2000)))
+    reader = Mooncake(path)
+    _, sessions = reader.read()
+    assert [len(next(sessions).calls) for _ in range(3)] == [2, 2, 2]
+    assert reader.line == 6

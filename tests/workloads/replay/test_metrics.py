@@ -1,9 +1,19 @@
 import msgspec
 import pytest
 
-from agentcache_workloads.replay.metrics import jain, mean, percentile, run_object, spread
+from agentcache.cost import CostModel, CostProfile
+from agentcache_workloads.replay.metrics import (
+    client_object,
+    hit_rates,
+    jain,
+    mean,
+    percentile,
+    run_object,
+    saved_by,
+    spread,
+)
 from agentcache_workloads.replay.plan import Selection
-from agentcache_workloads.replay.spec import STOCK, CallRecord, JobRecord, RunResult, RunSpec
+from agentcache_workloads.replay.spec import STOCK, CallRecord, Client, JobRecord, Remote, RunResult, RunSpec
 
 SCHEMA = [
     "engine",
@@ -37,6 +47,17 @@ SCHEMA = [
     "evictions",
     "preemptions",
     "makespan_s",
+    "dialect",
+    "oracle",
+    "interrupted",
+    "itl_s",
+    "recomputed_tokens",
+    "hit_rate",
+    "idle_retained_token_s",
+    "jobs_per_s",
+    "by_kind",
+    "client",
+    "residency",
 ]
 
 
@@ -101,6 +122,8 @@ def test_a_run_by_hand() -> None:
     assert run["slowdown"] == {"p50": None, "p99": None}
     assert run["jain"] is None
     assert run["job_latencies_s"] == [2.0, 7.0]
+    assert run["jobs_per_s"] == pytest.approx(2 / 7)
+    assert (run["oracle"], run["interrupted"], run["dialect"], run["client"]) == (False, False, None, None)
 
 
 def test_what_stock_vllm_cannot_know_is_null() -> None:
@@ -130,3 +153,91 @@ def test_no_p99_from_few_samples() -> None:
     assert percentile([1.0, 3.0], 50) == 2.0
     assert mean([]) is None
     assert spread([2.0, None, 4.0])["mean"] == 3.0
+
+
+LINEAR = CostModel(CostProfile(c_lin=0.001, c_att=0.0), 32)
+QUADRATIC = CostModel(CostProfile(c_lin=0.0, c_att=1e-6), 32)
+
+
+def prefix(turn: str, prompt: int, cached: int) -> CallRecord:
+    return CallRecord(turn, "first", 0.0, prompt, 1, 1.0, 1.0, cached_tokens=cached, cached_after_hole=0)
+
+
+def test_hit_rates_count_calls_blocks_tokens_and_seconds() -> None:
+    calls = [prefix("a", 100, 0), prefix("b", 200, 64), prefix("c", 40, 32)]
+    # 3, 6 and 1 whole blocks; a token costs 1 ms wherever it stands
+    assert hit_rates(calls, 32, LINEAR) == {
+        "request": pytest.approx(2 / 3),
+        "block": pytest.approx(3 / 10),
+        "token": pytest.approx(96 / 340),
+        "compute": pytest.approx(96 / 340),
+    }
+    # tokens [0, n) cost n^2: the front of a prompt is the cheap part
+    expected = (64**2 + 32**2) / (100**2 + 200**2 + 40**2)
+    assert hit_rates(calls, 32, QUADRATIC)["compute"] == pytest.approx(expected)
+    assert hit_rates([], 32, LINEAR) == dict.fromkeys(("request", "block", "token", "compute"))
+    assert hit_rates(calls, 32)["compute"] is None  # nobody prices it
+
+
+def test_what_stood_behind_holes_has_a_price_only_where_somebody_says_it() -> None:
+    behind = msgspec.structs.replace(prefix("a", 200, 64), cached_after_hole=32)
+    assert saved_by(behind, LINEAR) is None
+    assert saved_by(msgspec.structs.replace(behind, saved_s=0.05), LINEAR) == 0.05
+    unknown = msgspec.structs.replace(behind, cached_after_hole=None)
+    assert saved_by(unknown, LINEAR) is None
+    assert saved_by(unknown, LINEAR, prefix_only=True) == pytest.approx(0.064)
+
+
+def test_recomputed_is_what_was_known_and_not_found() -> None:
+    known = {"a/0": 0, "a/1": 128, "b/0": 0}  # of a/1, 96 were found; b/0 found more than was surely there
+    run = run_object(make_spec(), RESULT, 1.0, known)
+    assert run["recomputed_tokens"] == 32
+    assert run["by_kind"]["after_tool"] == {
+        "calls": 1,
+        "prompt_tokens": 150,
+        "cached_tokens": 96,
+        "recomputed_tokens": 32,
+    }
+    assert run["by_kind"]["first"]["recomputed_tokens"] == 0
+    assert run_object(make_spec(), RESULT, 1.0)["recomputed_tokens"] is None
+
+
+def test_times_between_tokens_are_of_all_tokens() -> None:
+    calls = [msgspec.structs.replace(CALLS[0], gaps_s=[0.1, 0.3]), msgspec.structs.replace(CALLS[2], gaps_s=[0.2])]
+    run = run_object(make_spec(), msgspec.structs.replace(RESULT, calls=calls), 1.0)
+    assert run["itl_s"]["mean"] == pytest.approx(0.2)
+    assert run["itl_s"]["max"] == 0.3
+
+
+def test_a_servers_counters_stand_in_for_what_its_answers_do_not_say() -> None:
+    calls = [CallRecord("a/0", "first", 0.0, 100, 5, 1.0, 3.0, cached_known=False)]
+    result = RunResult(
+        calls,
+        JOBS[:1],
+        9,
+        3.0,
+        {},
+        cached_tokens=64,
+        cached_after_hole=32,
+        preemptions=2,
+        idle_token_s=7.5,
+        holes_mean=0.5,
+    )
+    run = run_object(make_spec(), result, 1.0, {"a/0": 96})
+    assert (run["cached_tokens"], run["cached_tokens_after_hole"], run["computed_tokens"]) == (64, 32, 36)
+    assert (run["preemptions"], run["evictions"], run["idle_retained_token_s"]) == (2, 9, 7.5)
+    assert run["holes_per_call"] == {"mean": 0.5, "p99": None}
+    assert run["hit_rate"]["token"] is None  # a rate is of calls, and no call says it
+    assert run["recomputed_tokens"] is None
+    unknown = run_object(make_spec(), msgspec.structs.replace(result, cached_tokens=None), 1.0)
+    assert (unknown["cached_tokens"], unknown["computed_tokens"]) == (None, None)
+
+
+def test_the_client_says_what_it_cost() -> None:
+    client = Client(8, timeouts=1, retries=2, events=300, cpu_s=0.5, wall_s=10.0, send_lag_s=[0.001, 0.003])
+    told = client_object(client)
+    assert (told["events_per_s"], told["cpu_share"], told["retries"]) == (30.0, 0.05, 2)
+    assert told["send_lag_s"]["mean"] == pytest.approx(0.002)
+    spec = msgspec.structs.replace(make_spec(), remote=Remote("http://x", output="ignore-eos", oracle=True))
+    run = run_object(spec, msgspec.structs.replace(RESULT, client=client), 1.0)
+    assert (run["output_mode"], run["oracle"], run["client"]["timeouts"]) == ("ignore-eos", True, 1)

@@ -9,6 +9,8 @@ from agentcache.cost import CostProfile
 from agentcache.errors import AgentCacheError, ConfigError, InputError
 from agentcache_workloads.replay.plan import Selection
 from agentcache_workloads.replay.prepare import Options, parse_seeds, prepare, split_specs
+from agentcache_workloads.replay.spec import Remote
+from tests.workloads.replay.stub_server import METRICS, StubServer, running
 
 
 @pytest.fixture
@@ -70,7 +72,13 @@ def test_twice_the_pool_is_half_the_pressure(options: Options) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "says"),
     [
-        ({"engine": "http"}, ConfigError, "--engine 'http' is not available"),
+        ({"engine": "gpu"}, ConfigError, "--engine 'gpu' is not available"),
+        ({"engine": "http"}, ConfigError, "--engine is http, and there is no --url"),
+        ({"remote": Remote("http://x")}, ConfigError, "--engine is vllm, and there is a --url"),
+        ({"engine": "http", "remote": Remote("ftp://x")}, ConfigError, "--url is 'ftp://x'"),
+        ({"engine": "http", "remote": Remote("http://x", output="any")}, ConfigError, "--output 'any'"),
+        ({"engine": "http", "remote": Remote("http://x", dialect="any")}, ConfigError, "--dialect 'any'"),
+        ({"cache_tokens": None}, ConfigError, "--cache-tokens is missing"),
         ({"arrival": "poisson"}, ConfigError, "--arrival is 'poisson'"),
         ({"dtype": "int3"}, ConfigError, "--dtype 'int3'"),
         ({"mode": "quantum"}, ConfigError, "--mode 'quantum'"),
@@ -132,3 +140,31 @@ def test_a_profile_of_another_engine_is_refused(options: Options, tmp_path: Path
         CostProfile(c_lin=1e-4, c_att=1e-9, n_points=120, **fields).save(tmp_path / "p.json")
         with pytest.raises(ConfigError, match=says):
             prepare(dataclasses.replace(options, profile=tmp_path / "p.json"))
+
+
+def over_http(options: Options, url: str, **changes: Any) -> Options:
+    """Nothing is said but the URL: the rest is the server's to say."""
+    left = dict.fromkeys(("policies", "cache_tokens", "model", "block_size"))
+    return dataclasses.replace(options, engine="http", remote=Remote(url), **{**left, "vocab_size": 512, **changes})
+
+
+def test_what_is_not_said_the_server_says(options: Options) -> None:
+    with running(StubServer()) as url:
+        [spec, _, *_] = prepare(over_http(options, url)).specs
+        assert (spec.policy, spec.model, spec.block_size, spec.cache_blocks) == ("vllm-lru", "stub", 32, 400)
+        assert prepare(over_http(options, url, policies="mine")).specs[0].policy == "mine"
+        for change, says in (
+            ({"block_size": 64}, "--block-size is 64, the server's blocks have 32"),
+            ({"cache_tokens": 64}, "--cache-tokens is 64, the server's pool has 12800"),
+            ({"policies": "lru,arc"}, "a server runs one policy"),
+            ({"vocab_size": None}, "the vocabulary of model stub is not known here"),
+            ({"model": "other"}, "serves stub, other was expected"),
+        ):
+            with pytest.raises(AgentCacheError) as caught:
+                prepare(over_http(options, url, **change))
+            assert says in str(caught.value)
+    stub = StubServer(metrics=METRICS + 'agentcache_policy_active{policy="return-index",phase="x"} 1')
+    with running(stub) as url:
+        assert prepare(over_http(options, url)).specs[0].policy == "return-index"
+        with pytest.raises(ConfigError, match="says that it runs 'return-index'"):
+            prepare(over_http(options, url, policies="lru"))

@@ -5,7 +5,16 @@ from xml.etree import ElementTree
 
 import pytest
 
-from agentcache_workloads.report.plots import INK, latency_cdf, token_bars
+from agentcache_workloads.report.plots import (
+    BAND,
+    INK,
+    PIXELS,
+    _bands,
+    latency_cdf,
+    residency_bands,
+    token_bars,
+    ttft_bars,
+)
 from agentcache_workloads.report.summary import rows
 
 Make = Callable[..., dict[str, Any]]
@@ -74,3 +83,34 @@ def test_equal_results_draw_equal_plots(result: dict[str, Any]) -> None:
     table = rows(result["runs"])
     assert latency_cdf(table) == latency_cdf(table)
     assert token_bars(table) == token_bars(table)
+
+
+def test_times_to_first_token_stand_by_what_the_turn_follows(run: Make) -> None:
+    shown = texts(ttft_bars(rows([run("vllm-lru", 10), run("lru", 5)])) or "")
+    assert {"first turn", "after a tool", "after the user", "vllm-lru", "lru"} <= set(shown)
+    assert ttft_bars(rows([run("lru", 5, ttft_s={"all": {"mean": 1.0}})])) is None
+
+
+def test_a_band_is_a_context_from_its_first_token_at_the_bottom() -> None:
+    """Resident, then a hole at its head and a shared block, then gone; the second context comes later, and is short."""
+    seen = {
+        "times_s": [0.0, 5.0, 10.0],
+        "contexts": [
+            {"name": "a", "states": ["9r", "6h3s", None]},
+            {"name": "b", "states": [None, "1r", "9r"]},
+        ],
+    }
+    picture = _bands(seen, 20.0)
+    assert picture.shape == (2 * BAND, PIXELS)
+    early, middle, late = picture[:, 10], picture[:, PIXELS * 3 // 8], picture[:, -1]
+    assert early.tolist() == [1] * 9 + [0] + [0] * 10
+    assert middle.tolist() == [2] * 3 + [3] * 6 + [0] + [0] * 8 + [1] + [0]
+    assert late.tolist() == [0] * 10 + [1] * 9 + [0]
+
+
+def test_without_looks_there_is_no_picture_of_the_memory(run: Make) -> None:
+    assert residency_bands(rows([run("lru", 5)])) is None
+    seen = {"times_s": [0.0, 1.0], "contexts": [{"name": "a", "states": ["3r", "1h2r"]}]}
+    svg = residency_bands(rows([run("vllm-lru", 5), run("lru", 5, residency=seen)])) or ""
+    assert "lru" in texts(svg)
+    assert "data:image/png;base64," in svg

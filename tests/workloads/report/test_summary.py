@@ -97,3 +97,8 @@ def test_common_is_none_where_runs_differ(run: Make) -> None:
     assert common(runs, "slots") == 12
     assert common(runs, "policy") is None
     assert common(runs, "queue_s") is None
+
+
+def test_oracles_and_interrupted_runs_are_marked_wherever_they_stand(run: Make) -> None:
+    labels = [row.label for row in rows([run("lru", 1), run("lru", 1, oracle=True), run("arc", 1, interrupted=True)])]
+    assert labels == ["lru", "lru (oracle: it was told the pauses)", "arc (interrupted)"]

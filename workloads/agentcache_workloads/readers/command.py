@@ -118,6 +118,9 @@ def convert(
     blocks: Annotated[
         bool, typer.Option("--blocks", help="Give lengths and text block ids, as a replay does.")
     ] = False,
+    context_mode: Annotated[
+        bool, typer.Option("--context-mode", help="mooncake: say in each line, for aiperf, that its prompt is whole.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write a trace in another format; what that cannot say is counted."""
@@ -129,7 +132,7 @@ def convert(
         sessions = with_pauses(sessions, pauses, seed, every=every_pause)
     if blocks or to == "mooncake":
         meta, sessions = with_blocks(meta, sessions)
-    found = {"file": str(target), "format": to, **_write(to, target, meta, sessions), **_skipped(skips)}
+    found = {"file": str(target), "format": to, **_write(to, target, meta, sessions, context_mode), **_skipped(skips)}
     _report(found, skips, as_json)
 
 
@@ -184,12 +187,14 @@ def generate(
     _report({"file": str(target), "format": to, **_write(to, target, meta, sessions)}, None, as_json)
 
 
-def _write(to: str, target: Path, meta: Meta, sessions: Iterator[Session]) -> dict[str, Any]:
+def _write(
+    to: str, target: Path, meta: Meta, sessions: Iterator[Session], context_mode: bool = False
+) -> dict[str, Any]:
     """What was written, and what the format could not say."""
     if to not in TARGETS:
         raise ConfigError(f"--to is {to!r}; nothing was written", hint=f"known: {', '.join(TARGETS)}")
     if to == "mooncake":
-        return {"block_size": meta.block_size, **asdict(write_mooncake(target, meta, sessions))}
+        return {"block_size": meta.block_size, **asdict(write_mooncake(target, meta, sessions, context_mode))}
     return dict(zip(("sessions", "calls"), write_trace(target, meta, sessions), strict=True))
 
 

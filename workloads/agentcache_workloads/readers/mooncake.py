@@ -2,7 +2,8 @@
 
 Mooncake (kvcache-ai/Mooncake): `{timestamp, input_length, output_length, hash_ids}`, milliseconds, chained ids of 512
 tokens, the last one for what is left. Extensions in use elsewhere are read: `session_id`, `delay` (milliseconds after
-the turn before is complete), and `messages` or `text_input` in place of `hash_ids`. Every line is a whole prompt.
+the turn before is complete), and `messages` or `text_input` in place of `hash_ids`. Every line is a whole prompt, but
+for a line with none of these, as aiperf writes them: its `input_length` is what a turn adds to its session's context.
 `timed_trace` (vLLM): seconds, and ids that name 16 tokens of content each.
 """
 
@@ -10,8 +11,11 @@ from typing import Any
 
 from agentcache_workloads.readers.build import Chains
 from agentcache_workloads.readers.rows import Row, RowReader
+from agentcache_workloads.readers.trace import Session
 
 CHARACTERS = 4  # a token
+WHOLE = "message_array_with_responses"
+"""The `context_mode` in which aiperf takes the lines of a session for whole prompts."""
 LINKED_BLOCKS = 2
 
 
@@ -31,6 +35,8 @@ class Mooncake(RowReader):
         out_tok = self.tokens(record, "output_length")
         at = self.amount(record, "timestamp", optional=True)
         delay = self.amount(record, "delay", optional=True)
+        if self.text(record, "context_mode") not in ("", WHOLE):
+            self.fail(f"context_mode is {record['context_mode']!r}"[:100], f"none, or {WHOLE!r}: whole prompts")
         enc, items, in_tok = self._prompt(record)
         return Row(
             in_tok=in_tok,
@@ -58,10 +64,19 @@ class Mooncake(RowReader):
             items = self.get(record, "text_input", str, "a string")
             size = len(items)
         else:
-            self.fail("no prompt", "hash_ids, messages or text_input", hint=self.hint)
+            return "len", None, self.tokens(record, "input_length")
         known = record.get("input_length") is not None
         in_tok = self.tokens(record, "input_length") if known else max(size // CHARACTERS, 1)
         return "chars" if isinstance(items, str) else "msgs", items, in_tok
+
+    def session(self, name: str, rows: list[Row]) -> Session:
+        held = 0
+        for row in rows:
+            if row.enc == "len":
+                row.more = {"prompt": {"enc": "len", "prefix": held, "new": row.in_tok}}
+                row.in_tok += held
+                held = row.in_tok + row.out_tok
+        return super().session(name, rows)
 
     def session_of(self, row: Row) -> str:
         if row.session is not None or not self.link or row.enc != "blocks":

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agentcache.errors import InputError
+from agentcache_workloads.readers.mooncake import WHOLE
 from agentcache_workloads.readers.trace import Meta, Session
 from agentcache_workloads.readers.writer import write_lines
 
@@ -29,16 +30,19 @@ class Lost:
     unknown_pauses: int = 0
 
 
-def write_mooncake(path: str | Path, meta: Meta, sessions: Iterable[Session]) -> Lost:
-    """Write a trace with block ids. Raises `InputError` for one without, and when the folder cannot be written."""
+def write_mooncake(path: str | Path, meta: Meta, sessions: Iterable[Session], context_mode: bool = False) -> Lost:
+    """Write a trace with block ids. `context_mode`: each line says, in aiperf's words, that its prompt is whole.
+
+    Raises `InputError` for a trace without block ids, and when the folder cannot be written.
+    """
     if meta.block_size is None:
         raise InputError("a trace without block ids cannot be written as mooncake; nothing was written")
     lost = Lost()
-    write_lines(Path(path), _lines(meta.block_size, sessions, lost))
+    write_lines(Path(path), _lines(meta.block_size, sessions, lost, {"context_mode": WHOLE} if context_mode else {}))
     return lost
 
 
-def _lines(size: int, sessions: Iterable[Session], lost: Lost) -> Iterator[str]:
+def _lines(size: int, sessions: Iterable[Session], lost: Lost, more: dict[str, str]) -> Iterator[str]:
     rest = FIRST_REST
     for session in sessions:
         lost.sessions += 1
@@ -58,7 +62,7 @@ def _lines(size: int, sessions: Iterable[Session], lost: Lost) -> Iterator[str]:
             elif call.turn and session.arrival_s is not None and call.t_s is not None:
                 line["timestamp"] = _ms(session.arrival_s + call.t_s)
             lost.unknown_pauses += bool(call.turn) and call.delay_s is None
-            yield json.dumps({**line, "hash_ids": ids}, separators=(",", ":")) + "\n"
+            yield json.dumps({**line, **more, "hash_ids": ids}, separators=(",", ":")) + "\n"
 
 
 def _ms(seconds: float) -> float:

@@ -41,13 +41,20 @@ class Progress:
 class ClosedLoop:
     """`slots` jobs are open at once; a slot takes the next job, in the order given, when its job ends.
 
-    With `arrivals` (seconds, one a job) the loop is open: every job starts at its time, whatever the engine does.
+    The slots open evenly over the first `ramp_s` seconds. With `arrivals` (seconds, one a job) the loop is open: every
+    job starts at its time, whatever the engine does.
     A turn is due when all that it depends on is complete and its pause, times `time_scale`, has passed. The caller
     owns the clock: it takes what is `due(now)`, reports each end by `finish`, and may sleep until `next_s`.
     """
 
     def __init__(
-        self, jobs: Sequence[Job], slots: int, time_scale: float, now: float, arrivals: Sequence[float] | None = None
+        self,
+        jobs: Sequence[Job],
+        slots: int,
+        time_scale: float,
+        now: float,
+        arrivals: Sequence[float] | None = None,
+        ramp_s: float = 0.0,
     ) -> None:
         self._jobs = jobs
         self._time_scale = time_scale
@@ -57,7 +64,7 @@ class ClosedLoop:
         self.progress: dict[int, Progress] = {}
         self.ended: dict[int, Progress] = {}
         if arrivals is None:
-            arrivals = [now] * min(slots, len(jobs))
+            arrivals = [now + ramp_s * slot / slots for slot in range(min(slots, len(jobs)))]
         for arrival_s in arrivals:
             self._take(arrival_s)
 

@@ -5,9 +5,7 @@ from typing import Any
 import torch
 
 from agentcache.vllm_plugin.compat import BatchUpdate, LogitsProcessor, MoveDirectionality
-
-KEY = "forced_output"
-"""Where in `SamplingParams.extra_args` the token ids stand; a request without it is not touched."""
+from agentcache_workloads.replay.spec import KEY
 
 
 class ForcedOutput(LogitsProcessor):

@@ -1,11 +1,12 @@
 """The numbers of one run: each field of `agentcache-replay/1` has its one definition here."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from agentcache_workloads.replay.spec import CallRecord, JobRecord, RunResult, RunSpec
+from agentcache.cost import CostModel
+from agentcache_workloads.replay.spec import CallRecord, Client, JobRecord, RunResult, RunSpec
 
 P99_SAMPLES = 100
 """From fewer samples than this no p99 is given."""
@@ -33,25 +34,38 @@ def spread(known: Iterable[float | None], percents: Sequence[int] = (50, 90, 99)
     return numbers
 
 
-def run_object(spec: RunSpec, result: RunResult, live_pool: float) -> dict[str, Any]:
+def run_object(
+    spec: RunSpec,
+    result: RunResult,
+    live_pool: float,
+    known: Mapping[str, int] | None = None,
+    cost: CostModel | None = None,
+) -> dict[str, Any]:
     """The run object of `agentcache-replay/1`: seconds, engine tokens, blocks; None is unknown.
 
-    Of calls, those that were complete count; of jobs, those whose every call was. Beyond the schema it has
-    `job_latencies_s` (sorted) and the `classes` that ran in the engine.
+    Of calls, those that were complete count; of jobs, those whose every call was. `known`: by turn, the prompt tokens
+    that calls before it had left (`known_tokens`). `cost`: what weighs tokens by their rebuild time. Beyond the schema
+    it has `job_latencies_s` (sorted) and the `classes` that ran in the engine.
     """
     done = [call for call in result.calls if call.finished_s is not None and call.error is None]
     prompt_tokens = sum(call.prompt_tokens for call in done)
-    cached_tokens = sum(call.cached_tokens for call in done)
+    told = all(call.cached_known for call in done)
+    cached_tokens = sum(call.cached_tokens for call in done) if told else result.cached_tokens
+    after_hole = _total(call.cached_after_hole for call in done)
     latencies_s = sorted(map(job_latency_s, result.jobs))
     slowdowns = [job_latency_s(job) / result.alone_s[job.job] for job in result.jobs if job.job in result.alone_s]
+    preemptions = _total(call.preemptions for call in done)
     return {
         "engine": spec.engine,
         "policy": spec.policy,
         "admission": spec.admission,
         "seed": spec.seed,
         "profile": spec.profile,
-        "output_mode": "forced",
+        "output_mode": spec.remote.output if spec.remote else "forced",
         "hints": spec.hints,
+        "dialect": spec.remote.dialect if spec.remote and spec.hints else None,
+        "oracle": bool(spec.remote and spec.remote.oracle),
+        "interrupted": result.interrupted,
         "live_pool": live_pool,
         "slots": spec.slots,
         "cache_tokens": spec.cache_blocks * spec.block_size,
@@ -62,30 +76,105 @@ def run_object(spec: RunSpec, result: RunResult, live_pool: float) -> dict[str, 
         "job_latency_no_tools_s": spread(
             [job_latency_s(job) - job.paused_s for job in result.jobs], (50, 90, 95, 99), top=False
         ),
-        "ttft_s": {
-            "all": spread(map(ttft_s, done)),
-            **{
-                kind: spread(ttft_s(call) for call in done if call.kind == kind)
-                for kind in ("first", "after_tool", "after_user")
-            },
-        },
+        "ttft_s": {"all": spread(map(ttft_s, done)), **{kind: spread(map(ttft_s, of)) for kind, of in _kinds(done)}},
         "tpot_s": spread(map(tpot_s, done)),
+        "itl_s": spread(gap for call in done for gap in call.gaps_s),
         "queue_s": spread(call.queue_s for call in done),
         "held_s": spread(0.0 if spec.admission == "fcfs" else call.held_s for call in done),  # `fcfs` holds nothing
         "slowdown": spread(slowdowns, (50, 99), top=False) if slowdowns else {"p50": None, "p99": None},
         "jain": jain([1 / slowdown for slowdown in slowdowns]),
         "prompt_tokens": prompt_tokens,
         "cached_tokens": cached_tokens,
-        "cached_tokens_after_hole": 0 if spec.stock else _total(call.cached_after_hole for call in done),
-        "computed_tokens": prompt_tokens - cached_tokens,
-        "rebuild_s_saved": _sum_known(call.saved_s for call in done),
-        "holes_per_call": _holes(done),
+        "cached_tokens_after_hole": 0 if spec.stock else result.cached_after_hole if after_hole is None else after_hole,
+        "computed_tokens": None if cached_tokens is None else prompt_tokens - cached_tokens,
+        "recomputed_tokens": _recomputed(done, known) if told and known is not None else None,
+        "hit_rate": hit_rates(done, spec.block_size, cost, spec.stock) if told else dict.fromkeys(HIT_RATES),
+        "rebuild_s_saved": _total(call.saved_s for call in done),
+        "holes_per_call": _holes(done) | ({} if result.holes_mean is None else {"mean": result.holes_mean}),
         "arrival": spec.arrival,
         "evictions": result.evictions,
-        "preemptions": _total(call.preemptions for call in done),
+        "preemptions": result.preemptions if preemptions is None else preemptions,
+        "idle_retained_token_s": result.idle_token_s,
         "makespan_s": result.makespan_s,
+        "jobs_per_s": len(result.jobs) / result.makespan_s if result.makespan_s else None,
+        "by_kind": {
+            kind: {
+                "calls": len(of),
+                "prompt_tokens": sum(call.prompt_tokens for call in of),
+                "cached_tokens": sum(call.cached_tokens for call in of) if told else None,
+                "recomputed_tokens": _recomputed(of, known) if told and known is not None else None,
+            }
+            for kind, of in _kinds(done)
+        },
+        "client": client_object(result.client) if result.client else None,
+        "residency": result.residency,
         "job_latencies_s": latencies_s,
         "classes": result.classes,
+    }
+
+
+KINDS = ("first", "after_tool", "after_user")
+HIT_RATES = ("request", "block", "token", "compute")
+
+
+def _kinds(done: Sequence[CallRecord]) -> list[tuple[str, list[CallRecord]]]:
+    return [(kind, [call for call in done if call.kind == kind]) for kind in KINDS]
+
+
+def hit_rates(
+    done: Sequence[CallRecord], block_size: int, cost: CostModel | None = None, prefix_only: bool = False
+) -> Numbers:
+    """Four rates over the same calls, each 0 to 1; None of nothing.
+
+    `request`: calls that found anything, of all calls. `block`: whole blocks found, of the prompts' whole blocks.
+    `token`: tokens found, of the prompts' tokens. `compute`: seconds of prefill that what was found saved, by the cost
+    model, of the seconds that the whole prompts take; unknown where tokens behind holes were found, and nobody says
+    which. `prefix_only`: none can have been.
+    """
+    blocks = sum(call.prompt_tokens // block_size for call in done)
+    tokens = sum(call.prompt_tokens for call in done)
+    saved_s = _total(saved_by(call, cost, prefix_only) for call in done) if cost else None
+    whole_s = sum(cost.segments_seconds([(0, call.prompt_tokens)]) for call in done) if cost else 0.0
+    return {
+        "request": sum(call.cached_tokens > 0 for call in done) / len(done) if done else None,
+        "block": sum(call.cached_tokens // block_size for call in done) / blocks if blocks else None,
+        "token": sum(call.cached_tokens for call in done) / tokens if tokens else None,
+        "compute": None if saved_s is None or not whole_s else saved_s / whole_s,
+    }
+
+
+def saved_by(call: CallRecord, cost: CostModel, prefix_only: bool = False) -> float | None:
+    """Seconds of prefill that the cached tokens of a call saved."""
+    if call.saved_s is not None:
+        return call.saved_s
+    if not prefix_only and call.cached_after_hole != 0:
+        return None
+    rest = cost.segments_seconds([(call.cached_tokens, call.prompt_tokens)], call.cached_tokens)
+    return cost.segments_seconds([(0, call.prompt_tokens)]) - rest
+
+
+def _recomputed(done: Sequence[CallRecord], known: Mapping[str, int]) -> int:
+    """Prompt tokens that had been in the cache when an earlier call ended, and were computed again."""
+    return sum(max(known.get(call.turn, 0) - call.cached_tokens, 0) for call in done)
+
+
+def client_object(client: Client) -> dict[str, Any]:
+    """What driving the server cost the machine that did, and what had to be repeated."""
+    return {
+        "connections": client.connections,
+        "peak_open": client.peak_open,
+        "timeouts": client.timeouts,
+        "refused": client.refused,
+        "busy": client.busy,
+        "retries": client.retries,
+        "parts": client.parts,
+        "events": client.events,
+        "events_per_s": client.events / client.wall_s if client.wall_s else None,
+        "cpu_s": client.cpu_s,
+        "cpu_share": client.cpu_s / client.wall_s if client.wall_s else None,
+        "cache_reset": client.cache_reset,
+        "send_lag_s": spread(client.send_lag_s),
+        "loop_lag_s": spread(client.loop_lag_s),
     }
 
 
@@ -112,15 +201,10 @@ def tpot_s(call: CallRecord) -> float | None:
     return (call.finished_s - call.first_token_s) / (call.output_tokens - 1)
 
 
-def _total(values: Iterable[int | None]) -> int | None:
+def _total(values: Iterable[Any]) -> Any:
     """The sum, None as soon as one part is unknown."""
     known = list(values)
-    return None if None in known else sum(value for value in known if value is not None)
-
-
-def _sum_known(values: Iterable[float | None]) -> float | None:
-    known = list(values)
-    return None if None in known else sum(value for value in known if value is not None)
+    return None if None in known else sum(known)
 
 
 def _holes(done: Sequence[CallRecord]) -> Numbers:

@@ -6,8 +6,9 @@ from pathlib import Path
 import msgspec
 
 from agentcache.errors import ConfigError, InputError
-from agentcache_workloads.readers.agentkv import read_trace
 from agentcache_workloads.readers.cut import sha_order
+from agentcache_workloads.readers.formats import open_trace, with_blocks
+from agentcache_workloads.readers.pauses import with_pauses
 from agentcache_workloads.readers.trace import Meta, Session
 from agentcache_workloads.replay.jobs import Job, build_job
 
@@ -18,12 +19,21 @@ class Selection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `sessions`: jobs (None: all), the first in the SHA-256 order of the ids of those that keep a call. `max_calls`:
     first calls of each job. `max_ctx`: prompt tokens of the trace; a job is cut before its first call above it.
     `max_pause_s`: cap of recorded pauses, in trace seconds.
+
+    How the file is read: its format (`form`, None: by its look), tokens of a block where the format leaves that open
+    (`trace_block_size`), whether requests without a session are linked, and a model of the pauses that it does not
+    know, with its seed.
     """
 
     sessions: int | None = None
     max_calls: int | None = None
     max_ctx: int | None = None
     max_pause_s: float = 600.0
+    form: str | None = None
+    trace_block_size: int | None = None
+    link: bool = False
+    pauses: str | None = None
+    pauses_seed: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +49,15 @@ class Plan:
 
 
 def load_plan(path: str | Path, selection: Selection) -> Plan:
-    """Read a trace, select its jobs and resolve their order.
+    """Read a trace of any format, select its jobs and resolve their order.
 
-    Raises `InputError` for a bad trace or one without block ids, `ConfigError` when it has fewer jobs than asked for.
+    A trace without block ids gets some, as `with_blocks` says. Raises `InputError` for a bad trace, `ConfigError` when
+    it has fewer jobs than asked for.
     """
-    meta, stream = read_trace(path)
+    meta, stream = open_trace(path, selection.form, block_size=selection.trace_block_size, link=selection.link)
+    if selection.pauses:
+        stream = with_pauses(stream, selection.pauses, selection.pauses_seed)
+    meta, stream = with_blocks(meta, stream)
     if meta.block_size is None:
         raise InputError(
             f"trace {path} has no block ids, so its prompts cannot be rendered; nothing was replayed",

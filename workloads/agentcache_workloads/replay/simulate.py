@@ -17,6 +17,7 @@ from agentcache_workloads.replay.jobs import Job, Turn
 from agentcache_workloads.replay.keys import block_keys
 from agentcache_workloads.replay.render import Renderer, Sizes
 from agentcache_workloads.replay.spec import STOCK, CallRecord, JobRecord, RunResult
+from agentcache_workloads.replay.watch import Watcher
 
 STOPS = {"tool_use": Stop.TOOL_USE, "end_turn": Stop.END_TURN, "max_tokens": Stop.LENGTH}
 
@@ -42,6 +43,7 @@ def simulate(
     as_live: bool = False,
     max_segments: int = MAX_SEGMENTS,
     advance: Callable[[int], None] = lambda calls: None,
+    watcher: Watcher | None = None,
 ) -> RunResult:
     """Run jobs, in the order given, to their end; deterministic.
 
@@ -73,6 +75,8 @@ def simulate(
             now = max(now, loop.next_s)
             continue
         now, finished = engine.step(now, float("inf") if loop.next_s is None else loop.next_s)
+        if watcher:
+            watcher.look(now, residency, lambda keys: (block is not None for block in engine.pool.find(keys)))
         for entry in finished:
             number, turn, due_s = open_turns.pop(entry.call.id)
             loop.finish(number, turn, now)
@@ -89,6 +93,7 @@ def simulate(
         evictions=residency.evicted_blocks,
         makespan_s=now,
         classes={"engine": f"{Engine.__module__}.{Engine.__qualname__}", "policy": type(residency.policy).__qualname__},
+        residency=watcher.result() if watcher else None,
     )
 
 

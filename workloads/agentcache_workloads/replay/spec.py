@@ -1,5 +1,7 @@
 """What one run is told and what it tells: the messages between the command and its worker process."""
 
+from typing import Any
+
 import msgspec
 
 from agentcache_workloads.replay.plan import Selection
@@ -8,10 +10,33 @@ STOCK = "vllm-lru"
 """The row of stock vLLM, AgentCache switched off; every ratio is to it."""
 
 
+KEY = "forced_output"
+"""Where in `SamplingParams.extra_args` the token ids to say stand; a request without it is not touched."""
+
+
+class Remote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a server is driven over HTTP.
+
+    `output`: forced or ignore-eos. `connections`: open at once at most. `timeout_s`: of one attempt, without a byte.
+    `retries`: further attempts of a call that brought no token. `ramp_s`: the slots open one after the other over this
+    time. `oracle`: each turn is told the pause that will follow it.
+    """
+
+    url: str
+    output: str = "forced"
+    dialect: str = "vllm-xargs"
+    connections: int = 1024
+    timeout_s: float = 600.0
+    retries: int = 2
+    ramp_s: float = 0.0
+    oracle: bool = False
+
+
 class RunSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One run: one policy, one seed, one fresh engine. Tokens are engine tokens; `time_scale` multiplies pauses.
 
-    `log`: record the engine's steps.
+    `log`: record the engine's steps. `watch`: look at what is resident. `remote`: of the engine `http` alone,
+    whose server may have run before.
     """
 
     trace: str
@@ -36,6 +61,8 @@ class RunSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     engine: str = "vllm"
     arrival: str = "closed"
     log: bool = False
+    remote: Remote | None = None
+    watch: bool = False
 
     @property
     def stock(self) -> bool:
@@ -43,7 +70,11 @@ class RunSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CallRecord(msgspec.Struct):
-    """One call as it went. Seconds since the run's start; None: the engine does not say, or it did not get there."""
+    """One call as it went. Seconds since the run's start; None: the engine does not say, or it did not get there.
+
+    `arrived_s`: when it was due. `sent_s`: when the replayer sent it first. `gaps_s`: between its tokens.
+    `cached_known`: whether the engine said how much it found.
+    """
 
     turn: str
     kind: str
@@ -60,6 +91,10 @@ class CallRecord(msgspec.Struct):
     error: str | None = None
     held_s: float | None = None
     saved_s: float | None = None
+    sent_s: float | None = None
+    retries: int = 0
+    gaps_s: list[float] = []
+    cached_known: bool = True
 
 
 class JobRecord(msgspec.Struct, frozen=True):
@@ -79,11 +114,35 @@ class Step(msgspec.Struct, frozen=True, array_like=True):
     end_s: float
 
 
+class Client(msgspec.Struct):
+    """The replayer's own side of a run over HTTP: what it cost and what it had to repeat; seconds.
+
+    `send_lag_s`: from the moment a call was due to its sending, one a call. `loop_lag_s`: how late a timer came, many
+    times a second: an upper bound of what the replayer adds to a measured time. `parts`: 2 or more if it was resumed.
+    """
+
+    connections: int
+    timeouts: int = 0
+    refused: int = 0
+    busy: int = 0
+    retries: int = 0
+    events: int = 0
+    cpu_s: float = 0.0
+    wall_s: float = 0.0
+    cache_reset: bool = False
+    peak_open: int = 0
+    parts: int = 1
+    send_lag_s: list[float] = []
+    loop_lag_s: list[float] = []
+
+
 class RunResult(msgspec.Struct, frozen=True):
     """What a worker saw. `evictions` is in blocks, None where the engine does not say.
 
     `alone_s`: by job, its latency in seconds with the engine to itself; empty where that was not measured.
-    `steps`: all of them, if they were to be logged.
+    `steps`: all of them, if they were to be logged. `idle_token_s`: tokens held for paused jobs, times how long.
+    `interrupted`: it was ended before its last job. `client`: what driving a server cost. Counts of a whole
+    run stand here where only the server's own counters say them.
     """
 
     calls: list[CallRecord]
@@ -93,6 +152,14 @@ class RunResult(msgspec.Struct, frozen=True):
     classes: dict[str, str]
     alone_s: dict[str, float] = {}
     steps: list[Step] = []
+    idle_token_s: float | None = None
+    holes_mean: float | None = None
+    cached_tokens: int | None = None
+    cached_after_hole: int | None = None
+    preemptions: int | None = None
+    interrupted: bool = False
+    client: Client | None = None
+    residency: dict[str, Any] | None = None
 
 
 class Progressed(msgspec.Struct, tag="progress", frozen=True):

@@ -9,21 +9,23 @@ import os
 import random
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from agentcache.errors import AgentCacheError, CheckFailed
-from agentcache.model import BlocksEvicted, Event, TurnScheduled
+from agentcache.model import BlocksEvicted, BlocksStored, Event, Key, TurnScheduled
+from agentcache.residency import Residency
 from agentcache_workloads.replay.arrivals import arrival_times
 from agentcache_workloads.replay.closed_loop import ClosedLoop
-from agentcache_workloads.replay.forced import KEY
 from agentcache_workloads.replay.hints import hints_of
 from agentcache_workloads.replay.jobs import Turn
 from agentcache_workloads.replay.plan import Plan, load_plan
 from agentcache_workloads.replay.render import FIRST_TOKEN, Renderer
 from agentcache_workloads.replay.spec import (
+    KEY,
     CallRecord,
     Ended,
     Failed,
@@ -34,6 +36,7 @@ from agentcache_workloads.replay.spec import (
     RunSpec,
     Step,
 )
+from agentcache_workloads.replay.watch import Watcher
 
 MAX_SEQS = 64  # turns that vLLM runs at once
 
@@ -53,6 +56,9 @@ class Run:
         self.running: dict[str, tuple[int, Turn, list[int]]] = {}
         self.ended = 0
         self.evictions = 0
+        self.resident: Counter[Key] = Counter()
+        self.residency: Residency | None = None  # of a stock engine nobody knows
+        self.watcher = Watcher() if spec.watch else None
         self.steps: list[Step] = []
         self.start = time.perf_counter()
         arrivals = arrival_times(spec.arrival, jobs, spec.seed, spec.time_scale)
@@ -70,6 +76,8 @@ class Run:
                 self.submit(due_s, number, turn)
             if self.running:
                 start_s, outputs, end_s = self.now, self.engine.step(), self.now
+                if self.watcher and self.residency:
+                    self.watcher.look(end_s, self.residency, lambda keys: (self.resident[key] > 0 for key in keys))
                 if self.spec.log:
                     self.steps.append(Step([turn.id for _, _, turn in due], start_s, end_s))
                 for output in outputs:
@@ -142,6 +150,9 @@ class Run:
         """Hear what AgentCache's core hears."""
         if isinstance(event, BlocksEvicted):
             self.evictions += len(event.keys)
+            self.resident.subtract(event.keys)
+        elif isinstance(event, BlocksStored):
+            self.resident.update(event.keys)
         elif isinstance(event, TurnScheduled):
             record = self.calls.get(event.turn.rpartition("-")[0])  # vLLM appends a random suffix to ids
             if record and record.holes is None:  # a resumed turn is scheduled again
@@ -158,6 +169,7 @@ class Run:
             makespan_s=max((p.ended_s for p in self.loop.ended.values()), default=0.0),
             classes=classes,
             steps=self.steps,
+            residency=self.watcher.result() if self.watcher and self.residency else None,
         )
 
 
@@ -221,6 +233,7 @@ def run(spec: RunSpec, send: Callable[[Message], None]) -> RunResult:
         raise CheckFailed(f"the pool has {view.usable_blocks} usable blocks, {spec.cache_blocks} were asked for")
     this = Run(spec, plan, engine, send)
     view.listen(this.observe)
+    this.residency = view.host.residency if view.host else None
     this.drive()
     while engine.has_unfinished_requests():  # of jobs that were given up
         engine.step()

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from agentcache.errors import ConfigError, InputError
-from agentcache_workloads.report.plots import latency_cdf, token_bars
-from agentcache_workloads.report.summary import common, field, rows, verdict
+from agentcache_workloads.report.plots import KINDS, latency_cdf, residency_bands, token_bars, ttft_bars
+from agentcache_workloads.report.summary import changes, common, field, rows, verdict
 
 SCHEMA = "agentcache-replay/1"
 FACTS = {
@@ -20,6 +20,7 @@ FACTS = {
     "live_pool": "Live contexts / pool",
     "admission": "Admission",
     "hints": "Hints",
+    "dialect": "Hints said as",
     "output_mode": "Outputs",
     "profile": "Cost profile",
 }
@@ -71,10 +72,17 @@ def render(result: Mapping[str, Any]) -> str:
         verdict=verdict(table),
         facts=_facts(result),
         command=result.get("command"),
+        left_out=result.get("left_out") or [],
         table=table,
         runs=runs,
         cdf=latency_cdf(table),
         bars=token_bars(table),
+        ttft=ttft_bars(table),
+        bands=residency_bands(table),
+        kinds=KINDS,
+        lost=any(row.value("recomputed_tokens") is not None for row in table),
+        changes=changes(runs),
+        client=any(run.get("client") for run in runs),
         seeds=len({run.get("seed") for run in runs}),
         live_pool=common(runs, "live_pool"),
         output_mode=common(runs, "output_mode"),

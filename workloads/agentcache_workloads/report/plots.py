@@ -94,6 +94,109 @@ def token_bars(table: Sequence[Row]) -> str:
         return _svg(figure, "tokens", "Prompt tokens computed and cached for each policy")
 
 
+KINDS = {"first": "first turn", "after_tool": "after a tool", "after_user": "after the user"}
+STATES = {
+    "r": ("resident", "#2c6da0"),
+    "s": ("resident, shared", "#23835f"),
+    "h": ("hole or missing tail", "#d5652a"),
+}
+BAND, PIXELS = 10, 480  # of a context and of the time, in pixels of the picture
+
+
+def ttft_bars(table: Sequence[Row]) -> str | None:
+    """Mean time to first token by what the turn follows, a bar a row, with a mark at p90; None where no row knows."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    kinds = [kind for kind in KINDS if any(row.value(f"ttft_s.{kind}.mean") for row in table)]
+    if not kinds:
+        return None
+    with rc_context(STYLE):
+        figure = Figure(figsize=(4.6, 1.2 + len(kinds) * (0.35 + 0.17 * len(table))), layout="constrained")
+        axes = figure.subplots()
+        height = 0.8 / len(table)
+        drawn = []
+        for index, row in enumerate(table):
+            places = [place + (index - (len(table) - 1) / 2) * height for place in range(len(kinds))]
+            means = [row.value(f"ttft_s.{kind}.mean") or 0.0 for kind in kinds]
+            drawn.append(axes.barh(places, means, height=0.9 * height, color=LINES[index % len(LINES)]))
+            marks = [
+                (p90, place)
+                for kind, place in zip(kinds, places, strict=True)
+                if (p90 := row.value(f"ttft_s.{kind}.p90"))
+            ]
+            axes.plot([p90 for p90, _ in marks], [place for _, place in marks], "|", color=INK, markersize=7)
+        axes.set_yticks(range(len(kinds)), [KINDS[kind] for kind in kinds])
+        axes.invert_yaxis()
+        axes.set(xlabel="time to first token, s: mean (bar), p90 (mark)")
+        axes.grid(axis="x")
+        axes.set_axisbelow(True)
+        _legend(figure, drawn, [row.label for row in table])
+        return _svg(figure, "ttft", "Time to first token by what the turn follows, for each policy")
+
+
+def residency_bands(table: Sequence[Row]) -> str | None:
+    """What of each context was in memory, over time: a band a context, head below; the first seed of each row."""
+    from matplotlib import rc_context
+    from matplotlib.colors import ListedColormap
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    watched = [(row, seen) for row in table if (seen := row.runs[0].get("residency")) and seen["contexts"]]
+    if not watched:
+        return None
+    end_s = max(seen["times_s"][-1] for _, seen in watched)
+    colours = ["#00000000", *(colour for _, colour in STATES.values())]
+    with rc_context(STYLE):
+        rows = max(len(seen["contexts"]) for _, seen in watched)
+        figure = Figure(figsize=(9.4, 0.8 + len(watched) * (0.45 + 0.1 * rows)), layout="constrained")
+        every = figure.subplots(len(watched), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, (row, seen) in zip(every, watched, strict=True):
+            picture = _bands(seen, end_s)
+            axes.imshow(
+                picture,
+                cmap=ListedColormap(colours),
+                vmin=0,
+                vmax=len(STATES),
+                aspect="auto",
+                interpolation="nearest",
+                extent=(0, end_s or 1, len(seen["contexts"]), 0),
+            )
+            axes.set_title(row.label, loc="left", fontsize=10)
+            axes.set(ylabel="contexts", yticks=[])
+        every[-1].set(xlabel="seconds")
+        patches = [Patch(color=colour) for _, colour in STATES.values()]
+        figure.legend(patches, [name for name, _ in STATES.values()], loc="outside upper left", ncols=3)
+        return _svg(figure, "bands", "What of each context was in memory over time, for each policy")
+
+
+def _bands(seen: Any, end_s: float) -> Any:
+    """Codes of states, (contexts x BAND, PIXELS): 0 nothing, then as STATES lists them."""
+    import numpy as np
+
+    codes = {state: code for code, state in enumerate(STATES, 1)}
+    picture = np.zeros((BAND * len(seen["contexts"]), PIXELS), dtype=np.uint8)
+    # Each column shows the last look before it.
+    at = np.searchsorted(seen["times_s"], np.arange(PIXELS) / PIXELS * (end_s or 1), side="right") - 1
+    for place, context in enumerate(seen["contexts"]):
+        runs = [_runs(text) for text in context["states"]]
+        longest = max((sum(count for count, _ in known) for known in runs if known), default=1)
+        columns = np.zeros((len(runs), BAND - 1), dtype=np.uint8)
+        for column, known in zip(columns, runs, strict=True):
+            blocks = np.repeat([codes[state] for _, state in known], [count for count, _ in known])
+            if blocks.size:
+                rows = np.arange(BAND - 1) * longest // (BAND - 1)
+                inside = rows < blocks.size
+                column[inside] = blocks[rows[inside]]
+        shown = np.where(at >= 0, at, 0)
+        picture[place * BAND : place * BAND + BAND - 1] = np.where(at >= 0, columns[shown].T[::-1], 0)
+    return picture
+
+
+def _runs(text: str | None) -> list[tuple[int, str]]:
+    return [(int(count), state) for count, state in re.findall(r"(\d+)([a-z])", text or "")]
+
+
 def _write_shares(axes: Any, bars: Any, widths: list[float], parts: dict[str, list[float]]) -> None:
     totals = [sum(column) for column in zip(*parts.values(), strict=True)]
     widest = max(totals, default=0)

@@ -9,9 +9,11 @@ Run = Mapping[str, Any]
 """A run object of `agentcache-replay/1`."""
 
 BASELINE = "vllm-lru"
-CONDITIONS = ("engine", "slots", "cache_tokens", "profile", "output_mode")
+CONDITIONS = ("engine", "slots", "cache_tokens", "profile", "output_mode", "source")
 """What must be equal for a ratio to mean anything; policy, admission and hints are what is compared."""
-COMPARED = ("policy", "admission", "hints")
+COMPARED = ("policy", "admission", "hints", "oracle", "interrupted")
+MARKS = {"oracle": "oracle: it was told the pauses", "interrupted": "interrupted"}
+"""What sets a row apart from all others, wherever it stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +45,12 @@ class Row:
 
     def share(self, path: str) -> float | None:
         """Median over seeds of a token count as a fraction of the prompt tokens."""
-        pairs = ((field(run, path), field(run, "prompt_tokens")) for run in self.runs)
-        return _median(part / whole for part, whole in pairs if part is not None and whole)
+        return self.part(path, "prompt_tokens")
+
+    def part(self, path: str, whole: str) -> float | None:
+        """Median over seeds of one count as a fraction of another."""
+        pairs = ((field(run, path), field(run, whole)) for run in self.runs)
+        return _median(some / every for some, every in pairs if some is not None and every)
 
     @property
     def latencies_s(self) -> list[float]:
@@ -85,6 +91,34 @@ def rows(runs: Sequence[Run]) -> list[Row]:
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One configuration in a first result and in a later one; `pairs` are the runs of equal seeds."""
+
+    label: str
+    source: str
+    pairs: tuple[tuple[Run, Run], ...]
+
+    def ratio(self, path: str) -> float | None:
+        """Median over seeds of the later value over the first one."""
+        both = ((field(first, path), field(later, path)) for first, later in self.pairs)
+        return _median(later / first for first, later in both if later is not None and first)
+
+
+def changes(runs: Sequence[Run]) -> list[Change]:
+    """The configurations of the first source that later sources have too, each beside the first; by source."""
+    sources = list(dict.fromkeys(str(run.get("source")) for run in runs))
+    same = ("engine", "slots", "output_mode", *COMPARED)
+    found: dict[tuple[str, ...], list[tuple[Run, Run]]] = {}
+    for first in (run for run in runs if str(run.get("source")) == sources[0]):
+        for later in (run for run in runs if str(run.get("source")) != sources[0]):
+            if all(first.get(key) == later.get(key) for key in ("seed", *same)):
+                key = (str(later.get("source")), *(str(first.get(key)) for key in same))
+                found.setdefault(key, []).append((first, later))
+    varying = [key for key in ("admission", "hints", "engine") if len({str(run.get(key)) for run in runs}) > 1]
+    return [Change(_label(pairs[0][0], varying), key[0], tuple(pairs)) for key, pairs in found.items()]
+
+
 def verdict(table: Sequence[Row]) -> str:
     """One sentence: which row has the lowest mean job latency, and by how much, whatever the truth."""
     timed = [(latency_s, row) for row in table if (latency_s := row.value("job_latency_s.mean")) is not None]
@@ -119,12 +153,12 @@ def _stock_of(run: Run, runs: Sequence[Run]) -> Run | None:
 
 
 def _label(run: Run, varying: Sequence[str]) -> str:
-    notes = [_note(key, run.get(key)) for key in varying]
+    notes = [text for key, text in MARKS.items() if run.get(key)] + [_note(key, run.get(key)) for key in varying]
     return f"{run.get('policy')} ({', '.join(notes)})" if notes else str(run.get("policy"))
 
 
 def _note(key: str, value: Any) -> str:
-    if key in ("admission", "engine"):  # their values say what they are
+    if key in ("admission", "engine", "source"):  # their values say what they are
         return str(value)
     if isinstance(value, bool):
         value = "on" if value else "off"

@@ -54,6 +54,8 @@ COLUMNS = {
     "makespan_s": _seconds("makespan s"),
     "computed_tokens": Column("computed tokens", 0, -1, "ratio", tie=0.01),
     "cached_percent": Column("cached tokens %", 1, 1, "difference", tie=0.5),
+    "request_hit_percent": Column("calls with a hit %", 1, 1, "difference", tie=0.5),
+    "tpot_mean_ms": Column("TPOT ms", 1, -1, "ratio", tie=0.01),
     "prompt_tokens": Column("prompt tokens", 0, 0, "ratio"),
     "light_load_s": Column("alone, less pauses s", 1, 0, "ratio"),
     "preemptions": Column("preemptions", 0, 0, "difference"),

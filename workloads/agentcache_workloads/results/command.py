@@ -17,6 +17,7 @@ from agentcache_workloads.results.cells import cells, code_hash
 from agentcache_workloads.results.columns import column
 from agentcache_workloads.results.config import Figure, changed, load_figure
 from agentcache_workloads.results.page import figure_section, page
+from agentcache_workloads.results.paper import write_paper
 from agentcache_workloads.results.rows import load_rows
 from agentcache_workloads.results.run import run_figure
 from agentcache_workloads.results.sections import bench_section
@@ -77,7 +78,8 @@ def results(
             )
     if not half:
         write_page(out, figures)
-        console.print(f"The page is {out / 'results.md'}")
+        write_paper(out, CONFIGS)
+        console.print(f"The pages are {out / 'results.md'} and {out / 'paper.md'}")
 
 
 def write_page(out: Path, figures: dict[Path, Figure]) -> None:

@@ -94,11 +94,23 @@ def _sim(cell: Cell) -> Measured:
         "prompt_tokens": prompt,
         "computed_tokens": prompt - cached,
         "cached_percent": 100 * cached / prompt,
+        "request_hit_percent": 100 * fmean((call.cached_tokens or 0) > 0 for call in done),
+        "tpot_mean_ms": _tpot_ms(result),
         "holes_per_call": fmean(call.holes or 0 for call in done),
         "evictions": result.evictions,
         "preemptions": sum(call.preemptions or 0 for call in done),
         **_urgent(cell, result),
     }
+
+
+def _tpot_ms(result: RunResult) -> float | None:
+    """The mean over calls of the time between two tokens of an output."""
+    times = [
+        1000 * (call.finished_s - call.first_token_s) / (call.output_tokens - 1)
+        for call in result.calls
+        if call.output_tokens > 1 and call.finished_s is not None and call.first_token_s is not None
+    ]
+    return fmean(times) if times else None
 
 
 def _urgent(cell: Cell, result: RunResult) -> Measured:

@@ -1,0 +1,160 @@
+"""What an OpenAI-compatible server says of itself: its models, its limits, its counters."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from agentcache.errors import EngineError, InputError
+
+LINE = re.compile(r"([A-Za-z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)")
+LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+
+Labels = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Scrape:
+    """One reading of `/metrics`; empty where the server has none."""
+
+    samples: dict[str, list[tuple[Labels, float]]] = field(default_factory=dict)
+
+    def total(self, name: str, **labels: str) -> float | None:
+        """The sum over all samples of a name that have these labels; None where there is no such name."""
+        found = self.samples.get(name)
+        if found is None:
+            return None
+        return sum(value for theirs, value in found if labels.items() <= theirs.items())
+
+    def label(self, name: str, label: str) -> str | None:
+        """The value of a label on the first sample of a name that is not 0."""
+        return next((theirs.get(label) for theirs, value in self.samples.get(name, []) if value), None)
+
+
+def parse_metrics(text: str) -> Scrape:
+    """Prometheus' text format; lines that are none of it are passed over."""
+    samples: dict[str, list[tuple[Labels, float]]] = {}
+    for line in text.splitlines():
+        if match := LINE.fullmatch(line.strip()):
+            name, labels, value = match.groups()
+            try:
+                sample = dict(LABEL.findall(labels or "")), float(value)
+            except ValueError:
+                continue
+            samples.setdefault(name, []).append(sample)
+    return Scrape(samples)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server as it described itself; None: it did not say."""
+
+    model: str
+    root: str | None
+    max_tokens: int | None
+    block_size: int | None
+    cache_blocks: int | None
+    policy: str | None
+    stock: bool
+
+
+def ask(url: str, model: str | None = None, headers: Labels | None = None) -> Server:
+    """Ask for `/v1/models` and `/metrics`. Raises `EngineError` where nobody answers, `InputError` for another model.
+
+    `cache_blocks` are the usable ones (vLLM keeps one for itself). `stock` is vLLM whose counters show neither
+    AgentCache nor an offload tier.
+    """
+    try:
+        with httpx.Client(base_url=url, timeout=30.0, headers=headers, trust_env=False) as client:
+            listed = _json(client.get("/v1/models"), url)
+            scrape = parse_metrics(_text(client.get("/metrics")))
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise EngineError(
+            f"no answer from {url}: {error!r}; nothing was replayed",
+            hint="start a server there first, for example `agentcache serve`",
+        ) from error
+    models = {str(card["id"]): card for card in listed.get("data", []) if isinstance(card, dict) and "id" in card}
+    if not models or (model is not None and model not in models):
+        raise InputError(
+            f"{url} serves {', '.join(models) or 'no model'}, {model or 'at least one'} was expected; "
+            "nothing was replayed"
+        )
+    card = models[model or next(iter(models))]
+    blocks = scrape.label("vllm:cache_config_info", "num_gpu_blocks")
+    size = scrape.label("vllm:cache_config_info", "block_size")
+    policy = scrape.label("agentcache_policy_active", "policy")
+    names = scrape.samples
+    offload = any(name.startswith("vllm:kv_offload") for name in names)
+    return Server(
+        model=str(card["id"]),
+        root=card.get("root") if isinstance(card.get("root"), str) else None,
+        max_tokens=card.get("max_model_len") if isinstance(card.get("max_model_len"), int) else None,
+        block_size=_whole(size),
+        cache_blocks=None if (count := _whole(blocks)) is None else count - 1,
+        policy=policy,
+        stock=any(name.startswith("vllm:") for name in names)
+        and not offload
+        and not any(name.startswith("agentcache_") for name in names),
+    )
+
+
+def _whole(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isdigit() else None
+
+
+def _json(response: httpx.Response, url: str) -> dict[str, Any]:
+    try:
+        response.raise_for_status()
+        value = response.json()
+    except (httpx.HTTPStatusError, ValueError) as error:
+        raise EngineError(f"{url}/v1/models answered {response.status_code}, expected a list of models") from error
+    if not isinstance(value, dict):
+        raise EngineError(f"{url}/v1/models answered no JSON object, expected a list of models")
+    return value
+
+
+def _text(response: httpx.Response) -> str:
+    return response.text if response.is_success else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Grown:
+    """What the server's counters grew by during a run; None where it does not count."""
+
+    evictions: int | None
+    preemptions: int | None
+    cached_tokens: int | None
+    cached_after_hole: int | None
+    idle_token_s: float | None
+    holes_mean: float | None
+
+
+def grown(before: Scrape, after: Scrape) -> Grown:
+    """The differences of two readings; a server that started anew in between gives none."""
+
+    def of(name: str, **labels: str) -> float | None:
+        new = after.total(name, **labels)
+        old = before.total(name, **labels) or 0.0
+        return None if new is None or new < old else new - old
+
+    ours = any(name.startswith("agentcache_") for name in after.samples)
+
+    def ours_or_none(name: str, **labels: str) -> float | None:
+        """A counter of ours that has not counted yet is not there, and stands at 0."""
+        value = of(name, **labels)
+        return 0.0 if value is None and ours and name not in after.samples else value
+
+    turns, holes = of("agentcache_holes_per_turn_count"), of("agentcache_holes_per_turn_sum")
+    return Grown(
+        evictions=_rounded(ours_or_none("agentcache_evicted_blocks_total", tier="gpu")),
+        preemptions=_rounded(of("vllm:num_preemptions_total")),
+        cached_tokens=_rounded(of("vllm:prefix_cache_hits_total")),
+        cached_after_hole=_rounded(ours_or_none("agentcache_reused_tokens_total", place="after_hole")),
+        idle_token_s=of("agentcache_idle_retained_token_seconds_total"),
+        holes_mean=holes / turns if turns and holes is not None else None,
+    )
+
+
+def _rounded(value: float | None) -> int | None:
+    return None if value is None else round(value)
