@@ -1,36 +1,62 @@
 """The command `agentcache verify`: is reuse exact on this model, in this engine?"""
 
 import json
+import os
+import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import Progress
 
 from agentcache.cli.output import check_json_path, write_json
-from agentcache.errors import ConfigError
+from agentcache.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from agentcache.vllm_plugin.verify.paths import Finding
 
 SCHEMA = "agentcache-verify/1"
+MODEL, DTYPE, POLICY, MODE = "tiny-llama", "float32", "return-index", "fused"
+JOBS = 4
 
 
 def verify(
     model: Annotated[
-        str, typer.Option(help="A model folder, or tiny-llama, tiny-qwen3, tiny-moe, demo-llama.")
-    ] = "tiny-llama",
-    dtype: Annotated[str, typer.Option(help="Of weights and cache: float32 or bfloat16.")] = "float32",
+        str | None,
+        typer.Option(help="A model folder, or tiny-llama, tiny-qwen3, tiny-moe, demo-llama.", show_default=MODEL),
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Of weights and cache: float32 or bfloat16.", show_default=DTYPE)
+    ] = None,
     patterns: Annotated[int, typer.Option(min=1, help="Random patterns of eviction.")] = 100,
     seed: Annotated[int, typer.Option(help="Of prompts and patterns.")] = 1,
     policy: Annotated[
-        str, typer.Option(help="Eviction policy of the engine; it must reuse behind holes.")
-    ] = "return-index",
-    mode: Annotated[str, typer.Option(help="Several holes a step (fused) or one (sequential).")] = "fused",
-    paths: Annotated[str, typer.Option(help="Which paths of the scheduler: default.")] = "default",
-    attention: Annotated[
+        str | None,
+        typer.Option(help="Eviction policy of the engine; it must reuse behind holes.", show_default=POLICY),
+    ] = None,
+    mode: Annotated[
+        str | None, typer.Option(help="Several holes a step (fused) or one (sequential).", show_default=MODE)
+    ] = None,
+    paths: Annotated[
         str,
-        typer.Option(help="default: vLLM's for the CPU; triton: our kernels, interpreted, on vLLM's second runner."),
+        typer.Option(
+            help="default: one engine, nothing but evictions. all: every path of the scheduler, a dozen engines; the "
+            "flags above then pick among them."
+        ),
     ] = "default",
+    attention: Annotated[
+        str | None,
+        typer.Option(help="default: vLLM's for the CPU; triton: our kernels, interpreted, on vLLM's second runner."),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Engines at a time with --paths all; one for each core, up to 4.")
+    ] = None,
+    reproduce: Annotated[
+        Path | None, typer.Option(help="Run the case in this file, as --paths all printed it, and nothing else.")
+    ] = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the result here.")] = None,
 ) -> None:
     """Evict and poison random blocks of a real engine, ask again, and compare with a cold run.
@@ -40,14 +66,35 @@ def verify(
     for flag, value, built in (
         ("--dtype", dtype, ("float32", "bfloat16")),
         ("--mode", mode, ("fused", "sequential")),
-        ("--paths", paths, ("default",)),
+        ("--paths", paths, ("default", "all")),
         ("--attention", attention, ("default", "triton")),
     ):
-        if value not in built:
+        if value is not None and value not in built:
             raise ConfigError(f"{flag} is {value!r}; nothing was started", hint="available: " + ", ".join(built))
     check_json_path(json_path)
-    _check_policy(policy)
+    if policy is not None:
+        _check_policy(policy)
+    if reproduce is not None:
+        exact, result = _reproduce(reproduce)
+    elif paths == "all":
+        runner = None if attention is None else {"default": "v1", "triton": "v2"}[attention]
+        wanted = {"dtype": dtype, "mode": mode, "policy": policy, "runner": runner}
+        exact, result = _all_paths(model, wanted, patterns, seed, jobs or min(JOBS, os.cpu_count() or 1))
+    else:
+        exact, result = _one_engine(
+            model or MODEL, dtype or DTYPE, policy or POLICY, mode or MODE, attention or "default", patterns, seed
+        )
+    if json_path:
+        write_json(json_path, {"schema": SCHEMA, **result})
+    if not exact:
+        raise typer.Exit(1)
+    print("exact: every answer is that of a cold run")
 
+
+Verdict = tuple[bool, dict[str, Any]]
+
+
+def _one_engine(model: str, dtype: str, policy: str, mode: str, attention: str, patterns: int, seed: int) -> Verdict:
     from agentcache.vllm_plugin.cpu_env import interpret_triton, prepare
 
     prepare(threads=1)  # one thread adds numbers up in one order
@@ -55,16 +102,16 @@ def verify(
         interpret_triton()
     from agentcache.vllm_plugin.models import model_dir
     from agentcache.vllm_plugin.verify.engine import Subject
-    from agentcache.vllm_plugin.verify.experiment import run
+    from agentcache.vllm_plugin.verify.experiment import INTERPRETED, Effort, run
 
     folder = model_dir(model)
     vocab_size = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))["vocab_size"]
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task(f"{model} {dtype}", total=patterns)
         subject = Subject(folder, dtype, policy, mode, seed, attention)
-        finding = run(subject, dtype, patterns, seed, vocab_size, lambda: progress.advance(task))
+        effort = INTERPRETED if attention == "triton" else Effort()
+        finding = run(subject, dtype, patterns, seed, vocab_size, lambda: progress.advance(task), effort)
     result = {
-        "schema": SCHEMA,
         "model": model,
         "seed": seed,
         "policy": policy,
@@ -72,15 +119,112 @@ def verify(
         "attention": attention,
         **asdict(finding),
     }
-    if json_path:
-        write_json(json_path, result)
-    for key, value in result.items():
+    for key, value in {"schema": SCHEMA, **result}.items():
         print(f"{key:24}{value}")
     for failure in finding.failures:
         print(f"NOT EXACT: {failure}")
-    if finding.failures:
-        raise typer.Exit(1)
-    print("exact: every answer is that of a cold run")
+    return not finding.failures, result
+
+
+def _all_paths(model: str | None, wanted: dict[str, str | None], patterns: int, seed: int, jobs: int) -> Verdict:
+    from agentcache.vllm_plugin.models import model_dir
+    from agentcache.vllm_plugin.verify.outcome import total
+    from agentcache.vllm_plugin.verify.paths import drawn, not_walked, run
+    from agentcache.vllm_plugin.verify.settings import choose, spread
+
+    if model is not None:
+        model_dir(model)  # it is there, or a sentence says so
+    settings = choose(model, **wanted)
+    counts = spread(patterns, settings)
+    started = time.monotonic()
+    print(f"{sum(counts)} patterns in {len(settings)} engines, {jobs} at a time, seed {seed}")
+    with Progress(console=Console(stderr=True)) as progress:
+        cases = sum(len(drawn(*each, seed)) for each in zip(settings, counts, strict=True))
+        task = progress.add_task("cases", total=cases)
+        findings = run(settings, counts, seed, jobs, lambda: progress.advance(task), _print_setting)
+    result = total(finding.outcome for finding in findings)
+    print()
+    for path, count in sorted(result.paths.items()):
+        print(f"{path:36}{count:8}")
+    print()
+    sums = {
+        "settings": len(findings),
+        "patterns": sum(finding.cases for finding in findings),
+        "seed": seed,
+        "mismatches": result.mismatches,
+        "near_ties": result.near_ties,
+        "tokens_compared": result.tokens,
+        "max_logprob_diff": result.max_logprob_diff,
+        "prompt_tokens": result.prompt_tokens,
+        "recomputed_tokens": result.recomputed_tokens,
+        "holes": result.holes,
+        "tokens_after_hole": result.tokens_after_hole,
+        "bit_exact_answers": result.equal_answers - result.bit_differences,
+        "bit_differences": result.bit_differences,
+        "negative_control_failed": all(finding.control_failed for finding in findings),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    for key, value in sums.items():
+        print(f"{key:24}{value}")
+    missing = not_walked(findings)
+    failed = [f"{one.setting.name}: {why}" for one in findings for why in one.failures]
+    failed += [f"no case went through: {path}" for path in missing]
+    for failure in failed:
+        print(f"NOT EXACT: {failure}")
+    for one in findings:
+        if one.failure:
+            print(
+                f"to see it again, put this line into a file and run `agentcache verify --reproduce FILE`:\n"
+                f"{one.failure.json}"
+            )
+    return not failed, sums | {"paths": result.paths, "settings": _rows(findings), "failures": failed}
+
+
+def _print_setting(finding: "Finding") -> None:
+    outcome = finding.outcome
+    verdict = "exact" if not finding.failures else "NOT EXACT: " + "; ".join(finding.failures)
+    print(
+        f"{finding.setting.name}: {finding.cases} cases, {outcome.tokens} tokens compared, {outcome.mismatches} "
+        f"mismatches, {outcome.near_ties} near-ties, log-probabilities within {outcome.max_logprob_diff:.1g}, "
+        f"{outcome.tokens_after_hole} tokens behind holes, {outcome.paths.get('steps', 0)} steps, control "
+        f"{'failed' if finding.control_failed else 'PASSED'}: {verdict}",
+        flush=True,
+    )
+
+
+def _rows(findings: Sequence["Finding"]) -> list[dict[str, Any]]:
+    import msgspec
+
+    return [
+        {
+            "setting": msgspec.to_builtins(one.setting),
+            "cases": one.cases,
+            "outcome": msgspec.to_builtins(one.outcome),
+            "negative_control_failed": one.control_failed,
+            "failures": one.failures,
+            "reproducer": msgspec.to_builtins(one.failure) if one.failure else None,
+        }
+        for one in findings
+    ]
+
+
+def _reproduce(path: Path) -> Verdict:
+    import msgspec
+
+    from agentcache.vllm_plugin.verify.cases import Reproducer
+    from agentcache.vllm_plugin.verify.paths import reproduce
+
+    try:
+        given = Reproducer.read(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}; nothing was started") from error
+    print(f"{given.setting.name}: {len(given.case.ops)} operations")
+    outcome = reproduce(given)
+    why = outcome.why_wrong(given.setting.dtype)
+    print(f"{outcome.tokens} tokens compared, {outcome.mismatches} mismatches")
+    if why:
+        print(f"NOT EXACT: {why}")
+    return why is None, {"setting": msgspec.to_builtins(given.setting), "outcome": msgspec.to_builtins(outcome)}
 
 
 def _check_policy(spec: str) -> None:

@@ -29,11 +29,12 @@ ROUTERS = {
 class ServeBackend:
     """Sends calls through Serve's handle, whose router chooses the replica."""
 
-    def __init__(self, handle: DeploymentHandle[Any]) -> None:
+    def __init__(self, handle: DeploymentHandle[Any], sticky: bool) -> None:
         self._handle = handle.options(stream=True, method_name="http")
+        self._sticky = sticky  # Serve's own router of sessions must be told them
 
     async def send(self, call: Call, plan: Plan, session: str | None) -> AsyncIterator[Head | bytes]:
-        handle = self._handle.options(session_id=session) if session else self._handle
+        handle = self._handle.options(session_id=session) if self._sticky and session else self._handle
         parts: Any = handle.remote(call, plan=plan)
         try:
             async for part in parts:
@@ -57,7 +58,7 @@ class Front:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         source = serve.get_replica_context().replica_id.unique_id
-        config, backend = self._config, ServeBackend(self._replicas)
+        config, backend = self._config, ServeBackend(self._replicas, self._config.router == "session")
         service = RemoteService(config.residency, config.namespace)
         return api(Ingress(config, backend, Tenants.load(config.tenants_file), source), service)
 

@@ -38,8 +38,9 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The head of an answer, and who gives it."""
+    """The head of an answer, who gives it, and the first piece of its body: one message for a short answer."""
 
     status: int
     headers: tuple[tuple[bytes, bytes], ...]
     replica: str
+    body: bytes = b""

@@ -170,9 +170,9 @@ class Directory:
             record.idle_since = now - state.idle_s
             if state.state == "running" and job.ended:  # it was not the end
                 job.ended = False
-        if state.standing == "ended" != record.standing:
-            holdings.holdings.end(record, now)
-        if newest or state.standing == "ended":
+        if record.home == engine.name:  # an overtaken copy may stand as it did long ago
+            if state.standing == "ended" != record.standing:
+                holdings.holdings.end(record, now)
             record.standing = state.standing
         if copy.tokens > before:
             self._over.add(tenant_of(record.job))

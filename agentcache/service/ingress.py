@@ -37,7 +37,7 @@ class Backend(Protocol):
     """Whatever sends a call to one of the replicas: Serve's handle, or one application in this process."""
 
     def send(self, call: Call, plan: Plan, session: str | None) -> AsyncIterator[Head | bytes]:
-        """The answer: its head, then its body. Raises anything when the replica is lost."""
+        """The answer: its head with a first piece, then the rest. Raises anything when the replica is lost."""
         ...
 
     async def metrics(self) -> list[tuple[str, str, float]]:
@@ -138,8 +138,6 @@ class Ingress:
             try:
                 head = await anext(parts)
                 assert isinstance(head, Head)
-                first = await anext(parts, b"")
-                assert isinstance(first, bytes)
             except Exception as error:
                 lost = plan.replica
                 logger.warning("replica %s lost a request, attempt %d: %s", lost, attempt, type(error).__name__)
@@ -149,9 +147,9 @@ class Ingress:
                 continue
             plan.started = True
             if job is not None and head.status == 200:
-                self._learn(call, plan, first)
+                self._learn(call, plan, head.body)
                 self.homes.served(job, head.replica, plan.tokens, time.monotonic())
-            return Relay(head, first, parts)
+            return Relay(head, parts)
         return refused(503, "the replica that served this was lost, and so was a second one", {"Retry-After": "1"})
 
     def _learn(self, call: Call, plan: Plan, first: bytes) -> None:
@@ -165,16 +163,16 @@ class Ingress:
 class Relay(Response):
     """Passes an answer on as it comes. A replica lost in the middle of a stream ends it with an error event."""
 
-    def __init__(self, head: Head, first: bytes, parts: AsyncIterator[Head | bytes]) -> None:
+    def __init__(self, head: Head, parts: AsyncIterator[Head | bytes]) -> None:
         super().__init__(status_code=head.status)
-        self._head, self._first, self._parts = head, first, parts
+        self._head, self._parts = head, parts
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         headers = [pair for pair in self._head.headers if pair[0] != b"content-length"]
         headers.append((b"x-agentcache-replica", self._head.replica.encode()))
         try:
             await send({"type": "http.response.start", "status": self._head.status, "headers": headers})
-            await send({"type": "http.response.body", "body": self._first, "more_body": True})
+            await send({"type": "http.response.body", "body": self._head.body, "more_body": True})
             try:
                 async for part in self._parts:
                     await send({"type": "http.response.body", "body": part, "more_body": True})

@@ -34,20 +34,21 @@ class Replica:
         self._numbers = itertools.count()
 
     async def http(self, call: Call, plan: Plan) -> AsyncIterator[Head | bytes]:
-        """Answer one HTTP request: the head, then the body in pieces. A caller that goes away ends the work."""
+        """Answer one HTTP request: head and first piece, then the rest. A caller that goes away ends the work."""
         number = next(self._numbers)
         self.open[number] = plan
+        parts = answer(self.engine.app, call)
         try:
-            async for part in answer(self.engine.app, call):
-                if isinstance(part, bytes):
-                    plan.started = True
-                    yield part
-                    continue
-                status, headers = part
-                if status >= 500:
-                    await self.engine.check()  # a dead engine is no answer: the ingress asks another replica
-                yield Head(status, headers, self.name)
+            status, headers = await anext(parts)
+            if status >= 500:
+                await self.engine.check()  # a dead engine is no answer: the ingress asks another replica
+            first = await anext(parts, b"")
+            plan.started = True
+            yield Head(status, headers, self.name, first)  # type: ignore[arg-type]
+            async for part in parts:
+                yield part  # type: ignore[misc]
         finally:
+            await parts.aclose()  # type: ignore[attr-defined]
             del self.open[number]
 
     def waiting_s(self) -> Counter[str]:

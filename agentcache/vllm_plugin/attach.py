@@ -31,8 +31,6 @@ from agentcache.vllm_plugin.waiting import RankedQueue
 
 logger = init_logger(__name__)
 
-MAX_SEGMENTS = 8  # of one request in one fused step: each costs tiles of its own
-
 
 def model_name(model: str) -> str:
     """What a profile calls the model: the last part of its hub name or folder, wherever that stands."""
@@ -54,7 +52,8 @@ def attach(scheduler: Any, options: EngineOptions) -> Host:
     )
     profile.check_for(model_name(config.model_config.model), scheduler.block_size)
     capacity = scheduler.kv_cache_manager.block_pool.num_gpu_blocks - 1  # one is vLLM's null block
-    policy = make_policy(options.policy, CostModel(profile, scheduler.block_size), capacity)
+    cost = CostModel(profile, scheduler.block_size)
+    policy = make_policy(options.policy, cost, capacity)
     if options.service is not None:
         policy = Leased(policy)
     residency = Residency(policy, capacity, options.max_contexts, parse_admission(options.admission))
@@ -72,7 +71,8 @@ def attach(scheduler: Any, options: EngineOptions) -> Host:
     if options.mode == "fused" and reason:
         logger.warning("AgentCache: mode sequential, one hole a step: %s", reason)
     manager = adopt(scheduler.kv_cache_manager, KVCacheManager, ResidencyKVCacheManager)
-    manager.attach(host, policy.reuse == "holes", MAX_SEGMENTS if fused else 1)
+    most = options.max_segments
+    manager.attach(host, policy.reuse == "holes", most, most if fused else 1, cost)
     adopt(manager.group, FullAttentionManager, HoleFillingManager).attach()
     adopt(manager.block_pool, BlockPool, ResidencyBlockPool).attach(host)
     mode = "fused" if fused else "sequential"

@@ -46,11 +46,12 @@ def judge(model: str, flags: Sequence[str] = ()) -> dict[str, Any]:
 
     from agentcache.vllm_plugin import compat
     from agentcache.vllm_plugin.config import load_options
+    from agentcache.vllm_plugin.models import served_model
     from agentcache.vllm_plugin.refusals import Setup, refusal, why_not_fused
     from agentcache.vllm_plugin.serve import server_argv
 
     parser = EngineArgs.add_cli_args(compat.argument_parser())
-    known, _ = parser.parse_known_args([*server_argv(model, {}, flags)[3:], "--skip-tokenizer-init"])
+    known, _ = parser.parse_known_args([*server_argv(served_model(model), {}, flags)[3:], "--skip-tokenizer-init"])
     config = EngineArgs.from_cli_args(known).create_engine_config()
     setup = Setup(config, [], config.cache_config.block_size)
     found = refusal(setup, early=True)

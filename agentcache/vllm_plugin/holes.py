@@ -4,7 +4,7 @@ A request's *runs* are the token ranges [start, end) that are resident behind it
 disjoint, block-aligned. Everything between them, and behind the last one, is a hole.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 Run = tuple[int, int]
 
@@ -22,6 +22,19 @@ def runs_of(blocks: Iterable[int], block_size: int) -> list[Run]:
         else:
             runs.append((start, start + block_size))
     return runs
+
+
+def islands(runs: Sequence[Run], seconds: Callable[[int, int], float], least_s: float, max_segments: int) -> list[Run]:
+    """The runs that are worth a segment more each: the others count as missing and are computed again.
+
+    `seconds(start, end)` is what it takes to compute these tokens, so what a run saves; one that saves less than
+    `least_s`, the price of a segment, is left out. With n runs a request is computed in n + 1 segments: over
+    `max_segments`, those that save least go first, the foremost of equals.
+    """
+    saved = {run: value for run in runs if (value := seconds(*run)) >= least_s}
+    while len(saved) > max(max_segments - 1, 0):
+        del saved[min(saved, key=saved.__getitem__)]
+    return list(saved)
 
 
 def plan(runs: Sequence[Run], start: int, end: int, budget: int, max_segments: int) -> tuple[list[Run], int]:

@@ -1,7 +1,7 @@
 """A look inside an engine that runs in this process, stock or ours: for replays, verification and tests."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from agentcache.errors import CheckFailed
@@ -71,6 +71,17 @@ class EngineView:
         ids = list(block_ids)
         for cache in self.runner.kv_caches:
             cache[ids] = value
+
+    def on_allocate(self, callback: Callable[[list[int]], None]) -> None:
+        """Hear the ids of all blocks that are handed out from now on, before anything is written to them."""
+        stock = self.pool.get_new_blocks
+
+        def get_new_blocks(count: int) -> Any:
+            blocks = stock(count)
+            callback([block.block_id for block in blocks])
+            return blocks
+
+        self.pool.get_new_blocks = get_new_blocks
 
     def check(self) -> None:
         """All blocks are free and every book balances; raise `CheckFailed` otherwise. For an idle engine."""

@@ -1,9 +1,10 @@
 """Look-up and allocation with holes: resident blocks of a prompt are reused, only the missing ones are allocated."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import MethodType
 from typing import Any
 
+from agentcache.cost.model import CostModel
 from agentcache.model import TurnScheduled
 from agentcache.vllm_plugin.compat import (
     FullAttentionManager,
@@ -13,7 +14,7 @@ from agentcache.vllm_plugin.compat import (
     Request,
     make_block_hash_with_group_id,
 )
-from agentcache.vllm_plugin.holes import Run, plan, runs_of
+from agentcache.vllm_plugin.holes import Run, islands, plan, runs_of
 from agentcache.vllm_plugin.host import Host
 from agentcache.vllm_plugin.refusals import stock_only
 
@@ -74,6 +75,13 @@ class HoleFillingManager(FullAttentionManager):
             self.found.pop(request.request_id, None)
         return list(found)
 
+    def keep(self, request_id: str, runs: Sequence[Run]) -> None:
+        """Of what was found, only these runs of tokens will be reused."""
+        found, size = self.found.pop(request_id), self.block_size
+        if runs:
+            indices = (index for start, end in runs for index in range(start // size, end // size))
+            self.found[request_id] = {index: found[index] for index in indices}
+
     def get_num_blocks_to_allocate(
         self, request_id: str, num_tokens: int, new_computed_blocks: Any, *args: Any, **kwargs: Any
     ) -> int:
@@ -125,12 +133,22 @@ class ResidencyKVCacheManager(KVCacheManager):
     `runs` holds, for each request that still has holes, what is resident behind its first missing block.
     """
 
-    def attach(self, host: Host, reuse_after_holes: bool, max_segments: int) -> None:
+    def attach(
+        self, host: Host, reuse_after_holes: bool, max_segments: int, step_segments: int, cost: CostModel
+    ) -> None:
+        """`max_segments`: of a request, `step_segments` in one step; `cost` says which runs are worth a segment."""
         self.agentcache = host
         self.reuse_after_holes = reuse_after_holes
-        self.max_segments = max_segments
+        self.max_segments, self.step_segments = max_segments, step_segments
+        self.cost = cost
+        self.segment_s = cost.profile.c_seg
         self.runs: dict[str, list[Run]] = {}
         self.shortcuts: tuple[str, ...] = ()
+
+    def seconds(self, start: int, end: int) -> float:
+        """What it takes to compute these tokens of a prompt, which are whole blocks."""
+        size = self.cost.block_size
+        return self.cost.run_seconds(start // size, (end - start) // size)
 
     def settle(self) -> None:
         """A step begins: go without detours if no request has holes."""
@@ -153,9 +171,14 @@ class ResidencyKVCacheManager(KVCacheManager):
         self.runs.pop(request.request_id, None)
         if self.reuse_after_holes and not stock_only(request):
             size = self.group.block_size
-            if runs := runs_of(self.group.look_up(request, prefix_tokens // size), size):
+            seen = runs_of(self.group.look_up(request, prefix_tokens // size), size)
+            if runs := islands(seen, self.seconds, self.segment_s, self.max_segments):
+                if len(runs) < len(seen):
+                    self.group.keep(request.request_id, runs)
                 self.runs[request.request_id] = runs
                 no_shortcut(self)
+            elif seen:
+                self.group.keep(request.request_id, [])
         return result
 
     def plan(self, request: Request, start: int, tokens: int) -> tuple[list[Run], int]:
@@ -164,7 +187,7 @@ class ResidencyKVCacheManager(KVCacheManager):
         if not runs:
             return [(start, start + tokens)], start + tokens
         end = max(request.num_tokens + request.num_output_placeholders, start + tokens)
-        return plan(runs, start, end, tokens, self.max_segments)
+        return plan(runs, start, end, tokens, self.step_segments)
 
     def allocate_slots(
         self, request: Request, num_new_tokens: int, num_new_computed_tokens: int = 0, *args: Any, **kwargs: Any

@@ -72,15 +72,20 @@ def _attention_type(setup: Setup) -> str | None:
 
 def _groups(setup: Setup) -> str | None:
     if len(setup.groups) != 1:
-        return f"the model has {len(setup.groups)} KV groups"
+        return f"the model has {len(setup.groups)} KV groups" + _named(setup.groups)
     spec = setup.groups[0].kv_cache_spec
+    if (window := getattr(spec, "sliding_window", None)) is not None:
+        return f"layers see a sliding window of {window} tokens"
+    if (chunk := getattr(spec, "attention_chunk_size", None)) is not None:
+        return f"layers see chunks of {chunk} tokens"
     if spec.__class__ is not FullAttentionSpec:
         return f"the model's KV layout is {type(spec).__name__}"
-    if spec.sliding_window is not None:
-        return f"layers see a sliding window of {spec.sliding_window} tokens"
-    if spec.attention_chunk_size is not None:
-        return f"layers see chunks of {spec.attention_chunk_size} tokens"
     return "layers are not causal" if spec.non_causal else None
+
+
+def _named(groups: Sequence[Any]) -> str:
+    names = dict.fromkeys(type(group.kv_cache_spec).__name__ for group in groups)
+    return f" ({', '.join(names)})" if names else ""
 
 
 def _context_parallel(setup: Setup) -> str | None:
@@ -120,18 +125,7 @@ def runs_our_worker(config: Any) -> bool:
 
 
 RULES = (
-    Rule(
-        "prefix caching off",
-        lambda s: _when(not s.config.cache_config.enable_prefix_caching, "prefix caching is off"),
-        "no block outlives its request, so there is nothing to keep",
-        "leave --no-enable-prefix-caching out",
-    ),
-    Rule(
-        "chunked prefill off",
-        lambda s: _when(not s.config.scheduler_config.enable_chunked_prefill, "chunked prefill is off"),
-        "a prompt with holes may need more steps than one",
-        "leave --no-enable-chunked-prefill out",
-    ),
+    # What the model is comes first: for some, vLLM itself switches prefix caching off.
     Rule(
         "no causal decoder",
         _attention_type,
@@ -152,6 +146,18 @@ RULES = (
         ),
         "it encodes positions by chunks of the whole context, not token by token",
         "serve the model's variant without dual_chunk_attention_config",
+    ),
+    Rule(
+        "prefix caching off",
+        lambda s: _when(not s.config.cache_config.enable_prefix_caching, "prefix caching is off"),
+        "no block outlives its request, so there is nothing to keep",
+        "leave --no-enable-prefix-caching out",
+    ),
+    Rule(
+        "chunked prefill off",
+        lambda s: _when(not s.config.scheduler_config.enable_chunked_prefill, "chunked prefill is off"),
+        "a prompt with holes may need more steps than one",
+        "leave --no-enable-chunked-prefill out",
     ),
     Rule(
         "speculative decoding",

@@ -180,6 +180,7 @@ def measure(sessions: int, rate: float, prompt_tokens: int, cores: list[int]) ->
     plateau = [at for times in written.values() for at in times[1:] if begin <= at < end]
     return {
         "sessions": sessions,
+        "rate": rate,
         "peak_open": client["peak_open"],
         "prompt_tokens": prompt_tokens,
         "calls": len(result.calls),

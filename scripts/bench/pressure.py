@@ -63,7 +63,11 @@ def serve(which: str) -> None:
             enforce_eager=True,
             skip_tokenizer_init=True,
             use_tqdm_on_load=False,
-            **(plugin_args({"policy": "lru-holes", "mode": which}) if which != "stock" else {}),
+            **(
+                plugin_args({"policy": "lru-holes", "mode": which, "max_segments": max(HOLES) + 1})
+                if which != "stock"
+                else {}
+            ),
         )
     )
     view = EngineView(engine)

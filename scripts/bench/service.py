@@ -113,7 +113,7 @@ async def rows(policy: str, contexts: int, options: argparse.Namespace) -> list[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--policies", nargs="+", default=["return-index", "asymcache"])
+    parser.add_argument("--policies", nargs="+", default=["return-index", "asymcache", "asymcache:lifespan_s=30"])
     parser.add_argument("--contexts", nargs="+", type=int, default=[10_000, 100_000])
     parser.add_argument("--batches", nargs="+", type=int, default=[16, 64])
     parser.add_argument("--rates", nargs="+", type=float, default=[1000, 5000])

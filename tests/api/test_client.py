@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from agentcache.api import AgentCacheClient, SyncAgentCacheClient, calls
+from agentcache.api import AgentCacheClient, AsyncJob, Job, SyncAgentCacheClient, calls
 from agentcache.api.messages import StartJob
 from agentcache.errors import EngineError, InputError
 from tests.service.stand import Stand
@@ -125,3 +125,11 @@ def test_a_broken_stream_is_an_error(stand: Stand) -> None:
     assert calls.event('data: {"a": 1}') == {"a": 1}
     with pytest.raises(EngineError, match="the replica was lost"):
         calls.event('data: {"error": {"message": "the replica was lost"}}')
+
+
+def test_both_clients_offer_the_same() -> None:
+    def public(kind: type) -> set[str]:
+        return {name for name in vars(kind) if not name.startswith("_")}
+
+    assert public(AgentCacheClient) - {"aclose"} == public(SyncAgentCacheClient) - {"close"}
+    assert public(AsyncJob) == public(Job)

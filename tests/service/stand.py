@@ -41,7 +41,7 @@ REPLICA.add_route("/{path:path}", echo, methods=["GET", "POST"])
 
 
 class Direct:
-    """Calls the replica's application; `faults` are raised instead, `breaks` ends answers after so many parts."""
+    """Calls the replica's application; `faults` are raised instead, `breaks` ends answers after so many pieces."""
 
     def __init__(self) -> None:
         self.plans: list[Plan] = []
@@ -55,12 +55,14 @@ class Direct:
         plan.replica = next(name for name in ("r1", "r2", "r3") if name not in plan.avoid)
         if self.faults:
             raise self.faults.pop()
-        sent = 0
-        async for part in answer(REPLICA, call):
-            if self.breaks is not None and sent == self.breaks:
+        parts = answer(REPLICA, call)
+        status, headers = await anext(parts)  # type: ignore[misc]
+        sent: list[bytes] = []
+        async for part in parts:
+            if len(sent) == self.breaks:
                 raise ConnectionError("gone")
-            sent += 1
-            yield part if isinstance(part, bytes) else Head(*part, plan.replica)
+            sent.append(part)  # type: ignore[arg-type]
+            yield part if len(sent) > 1 else Head(status, headers, plan.replica, sent[0])  # type: ignore[arg-type]
 
 
 class Local:

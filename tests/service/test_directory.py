@@ -109,6 +109,16 @@ def test_the_end_of_a_job_is_told_to_the_other_engines() -> None:
     assert cluster.report("b").commands == ()
 
 
+def test_how_a_context_stands_is_what_its_home_says() -> None:
+    cluster = Cluster(duplicates=False)
+    cluster.turn("a", "job", 1000)
+    cluster.turn("b", "job", 1200)
+    cluster.report("a", idle("job", 1000, standing="ended"))
+    assert cluster.directory.snapshot("t", 1, cluster.now).contexts[0].standing == "tool"
+    cluster.report("b", idle("job", 1200, standing="ended"))
+    assert cluster.directory.snapshot("t", 1, cluster.now).contexts[0].standing == "ended"
+
+
 @pytest.mark.parametrize("policy", ["return-index", "asymcache", "lru"])
 def test_a_tenant_over_its_budget_loses_what_is_worth_least(policy: str) -> None:
     cluster = Cluster(policy=policy, budgets={"t": 2500})

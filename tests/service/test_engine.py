@@ -81,7 +81,9 @@ def test_an_engine_with_its_service_without_it_and_after_its_death(cluster: str)
             return [engine.ask(blocks=f"u/{job}")["blocks"] for job in ("one", "two", "three")]
 
         until(lambda: sum(of_u()) == 16)
-        assert of_u()[2] == 8
+        until(
+            lambda: [contexts()[f"u/{job}"]["a"].resident_tokens // BLOCK for job in ("one", "two", "three")] == of_u()
+        )
         assert engine.ask(blocks="t/kept")["blocks"] == 8
 
         # A lease reaches the engine.

@@ -108,13 +108,13 @@ def test_two_lost_replicas_are_an_error_that_says_so(stand: Stand) -> None:
 
 
 def test_a_replica_lost_before_its_first_byte_is_replaced(stand: Stand) -> None:
-    stand.backend.breaks = 1
+    stand.backend.breaks = 0
     assert stand.http.post(CHAT, json=chat("hello", stream=True)).status_code == 503
     assert len(stand.backend.plans) == 2
 
 
 def test_a_replica_lost_in_the_middle_ends_the_stream_with_an_error(stand: Stand) -> None:
-    stand.backend.breaks = 2
+    stand.backend.breaks = 1
     answer = stand.http.post(CHAT, json=chat("hello", stream=True))
     assert answer.status_code == 200 and len(stand.backend.plans) == 1
     assert json.loads(answer.text.split("data: ")[-1])["error"]["code"] == 503

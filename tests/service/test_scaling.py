@@ -28,5 +28,5 @@ def test_replicas_come_and_go_and_no_turn_is_lost() -> None:
     )
     assert child.returncode == 0, child.stderr[-3000:]
     outcome = next(json.loads(line) for line in child.stdout.splitlines() if line.startswith('{"codes"'))
-    assert outcome["grown"] == 3 and outcome["shrunk"] == 2
+    assert outcome["grown"] == 2 and outcome["shrunk"] == 1
     assert set(outcome["codes"]) == {"200"}

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.vllm
 def found(request: pytest.FixtureRequest) -> dict[str, Any]:
     env = {key: value for key, value in os.environ.items() if key != "VLLM_PLUGINS"}
     child = subprocess.run(
-        [sys.executable, "-m", "agentcache.vllm_plugin.doctor", "tiny-llama"],
+        [sys.executable, "-m", "agentcache.vllm_plugin.doctor"],
         env=env if request.param is None else env | {"VLLM_PLUGINS": request.param},
         capture_output=True,
         text=True,

@@ -7,6 +7,10 @@ from typing import Any
 MARGINS = {"float32": 1e-3, "bfloat16": 5e-2}
 """Log-probability by which the cold run's best token must lead, for another choice to be a mismatch."""
 
+MAX_NEAR_TIES = 0.01  # of the tokens compared
+MAX_LOGPROB_DIFF = {"float32": 1e-4, "bfloat16": 5e-2}
+"""Chunks of other shapes add up in another order. Tokens alone would miss a small error: they often stay the same."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -26,6 +30,10 @@ class Answer:
             ranked = sorted((entry.logprob for entry in best.values()), reverse=True)
             margins.append(ranked[0] - ranked[1])
         return cls(tokens, tuple(chosen), tuple(margins))
+
+    def first(self, count: int) -> "Answer":
+        """The answer to the same prompt when fewer tokens are asked."""
+        return Answer(self.tokens[:count], self.logprobs[:count], self.margins[:count])
 
 
 @dataclass(slots=True)

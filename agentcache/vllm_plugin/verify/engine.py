@@ -6,13 +6,10 @@ from collections.abc import Sequence
 from agentcache.model import Event, TurnScheduled
 from agentcache.vllm_plugin.inspect import EngineView
 from agentcache.vllm_plugin.verify.compare import Answer
+from agentcache.vllm_plugin.verify.sizes import ANSWER_TOKENS, BLOCK_SIZE, GARBAGE, MAX_LEN
 
-BLOCK_SIZE = 32
-MAX_LEN = 1024
 STEP_TOKENS = 512
 POOL_BLOCKS = 640  # far more than a pattern allocates: see `damage`
-GARBAGE = 1e4
-ANSWER_TOKENS = 8
 
 
 class Subject:
@@ -42,6 +39,7 @@ class Subject:
         self.view = EngineView(self.engine)
         self.view.listen(self._hear)
         self.prompt_tokens = self.cached_tokens = self.after_hole = self.holes = 0
+        self.answer_tokens = self.fill_tokens = ANSWER_TOKENS
         self._asked = 0
         self._counting = True
 
@@ -52,12 +50,12 @@ class Subject:
             self.after_hole += event.after_hole
             self.holes += event.holes
 
-    def ask(self, prompts: Sequence[list[int]]) -> list[Answer]:
-        """Run prompts together; answers in their order."""
+    def ask(self, prompts: Sequence[list[int]], tokens: int | None = None) -> list[Answer]:
+        """Run prompts together; answers in their order, of `tokens` (default: `answer_tokens`)."""
         from vllm import SamplingParams
 
         params = SamplingParams(
-            temperature=0.0, max_tokens=ANSWER_TOKENS, ignore_eos=True, logprobs=2, detokenize=False
+            temperature=0.0, max_tokens=tokens or self.answer_tokens, ignore_eos=True, logprobs=2, detokenize=False
         )
         answers: dict[str, Answer] = {}
         names = []
@@ -74,7 +72,7 @@ class Subject:
     def fill(self, prompts: Sequence[list[int]]) -> None:
         """Have prompts resident; what that takes is not counted."""
         self._counting = False
-        self.ask(prompts)
+        self.ask(prompts, self.fill_tokens)
         self._counting = True
 
     def cold(self, prompt: list[int]) -> Answer:

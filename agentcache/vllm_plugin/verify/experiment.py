@@ -5,14 +5,28 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from agentcache.errors import CheckFailed
-from agentcache.vllm_plugin.verify.compare import MARGINS, Answer, Tally
-from agentcache.vllm_plugin.verify.engine import BLOCK_SIZE, MAX_LEN, STEP_TOKENS, Subject
+from agentcache.vllm_plugin.verify.compare import MARGINS, MAX_LOGPROB_DIFF, MAX_NEAR_TIES, Answer, Tally
+from agentcache.vllm_plugin.verify.engine import STEP_TOKENS, Subject
+from agentcache.vllm_plugin.verify.sizes import ANSWER_TOKENS, BLOCK_SIZE, MAX_LEN
 
 CONTEXTS = 10
+TURN_TOKENS = 400
 EQUAL_CHUNK = 2 * BLOCK_SIZE
-MAX_NEAR_TIES = 0.01  # of the tokens compared
-MAX_LOGPROB_DIFF = {"float32": 1e-4, "bfloat16": 5e-2}
-"""Chunks of other shapes add up in another order. Tokens alone would miss a small error: they often stay the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much of everything one experiment does; tokens, and numbers of prompts. `turn_tokens` bounds a drawn turn."""
+
+    answer_tokens: int = ANSWER_TOKENS
+    fill_tokens: int = ANSWER_TOKENS
+    turn_tokens: int = TURN_TOKENS
+    equal_prompts: int = 8
+    control_prompts: int = CONTEXTS
+
+
+INTERPRETED = Effort(answer_tokens=4, fill_tokens=1, turn_tokens=150, equal_prompts=2, control_prompts=3)
+"""For kernels that are interpreted, which take a tenth of a second a token and request: the patterns get the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +65,7 @@ class Finding:
         return [sentence for sentence, fine in checks.items() if not fine]
 
 
-def prompts(rng: random.Random, vocab_size: int) -> list[list[int]]:
+def prompts(rng: random.Random, vocab_size: int, turn_tokens: int = TURN_TOKENS) -> list[list[int]]:
     """Contexts as agents make them: a shared beginning, growing turns of some, lengths on and off block boundaries."""
     system = _tokens(rng, rng.randrange(40, 200), vocab_size)
     made: list[list[int]] = []
@@ -60,7 +74,7 @@ def prompts(rng: random.Random, vocab_size: int) -> list[list[int]]:
             base = rng.choice(made)  # a later turn of that context
         else:
             base = system if rng.random() < 0.6 else []
-        prompt = base + _tokens(rng, rng.randrange(30, 400), vocab_size)
+        prompt = base + _tokens(rng, rng.randrange(30, turn_tokens), vocab_size)
         if rng.random() < 0.3:
             prompt = prompt[: len(prompt) // BLOCK_SIZE * BLOCK_SIZE]
         if BLOCK_SIZE < len(prompt) < MAX_LEN - BLOCK_SIZE:
@@ -73,11 +87,18 @@ def _tokens(rng: random.Random, count: int, vocab_size: int) -> list[int]:
 
 
 def run(
-    subject: Subject, dtype: str, patterns: int, seed: int, vocab_size: int, on_pattern: Callable[[], None]
+    subject: Subject,
+    dtype: str,
+    patterns: int,
+    seed: int,
+    vocab_size: int,
+    on_pattern: Callable[[], None],
+    effort: Effort = Effort(),
 ) -> Finding:
     """Make the whole experiment. Raises `CheckFailed` when blocks are left over or the books do not balance."""
     rng = random.Random(seed)
-    contexts = prompts(rng, vocab_size)
+    subject.answer_tokens, subject.fill_tokens = effort.answer_tokens, effort.fill_tokens
+    contexts = prompts(rng, vocab_size, effort.turn_tokens)
     cold = [subject.cold(context) for context in contexts]
     tally = Tally(MARGINS[dtype])
     for _ in range(patterns):
@@ -90,8 +111,9 @@ def run(
             tally.compare(cold[number], answer)
         on_pattern()
     counts = (subject.prompt_tokens, subject.prompt_tokens - subject.cached_tokens, subject.holes, subject.after_hole)
-    answers, differences = _equal_shapes(subject, rng, vocab_size)
-    control = _negative_control(subject, contexts, cold, dtype)
+    answers, differences = _equal_shapes(subject, rng, vocab_size, effort.equal_prompts)
+    some = effort.control_prompts
+    control = _negative_control(subject, contexts[:some], cold[:some], dtype)
     subject.engine.reset_prefix_cache()
     subject.view.check()
     return Finding(
@@ -109,14 +131,14 @@ def run(
     )
 
 
-def _equal_shapes(subject: Subject, rng: random.Random, vocab_size: int) -> tuple[int, int]:
+def _equal_shapes(subject: Subject, rng: random.Random, vocab_size: int, prompts: int) -> tuple[int, int]:
     """Holes of whole chunks, one request at a time: every step has the shape it had in the cold run.
 
     Then arithmetic itself is the same, and answers must be equal to the last bit (given one thread).
     """
     subject.limit_step(EQUAL_CHUNK)
     count = differences = 0
-    for _ in range(8):
+    for _ in range(prompts):
         # The last chunk is shorter than a block, so that nothing of it is ever cached.
         length = rng.randrange(3, 12) * EQUAL_CHUNK + rng.randrange(1, BLOCK_SIZE)
         prompt = _tokens(rng, length, vocab_size)

@@ -28,9 +28,10 @@ def serve_all(body: dict[str, Any], number: int) -> tuple[str, float]:
 
 
 class StubServer:
-    def __init__(self, behave: Behaviour = serve_all, metrics: str = METRICS) -> None:
+    def __init__(self, behave: Behaviour = serve_all, metrics: str = METRICS, counted: str = "") -> None:
         self.behave = behave
         self.metrics = metrics
+        self.counted = counted  # metrics that appear with the first request
         self.requests: list[tuple[dict[str, str], dict[str, Any]]] = []
         self.open = self.peak = 0
 
@@ -61,6 +62,7 @@ class StubServer:
             return await _whole(writer, 404, "{}")
         body = json.loads(raw)
         if not body.get("stream"):
+            self.metrics, self.counted = self.metrics + self.counted, ""
             return await _whole(writer, 200, "{}")
         number = len(self.requests)
         self.requests.append((headers, body))

@@ -64,6 +64,12 @@ def test_a_server_says_what_it_is() -> None:
         assert not ask(url).stock
 
 
+def test_a_server_of_ours_that_has_served_nobody_yet_is_not_taken_for_stock() -> None:
+    with running(StubServer(counted='agentcache_policy_active{policy="return-index",phase="all"} 1.0\n')) as url:
+        server = ask(url)
+    assert (server.policy, server.stock) == ("return-index", False)
+
+
 def test_nobody_there_is_one_sentence() -> None:
     with pytest.raises(EngineError, match="no answer from"):
         ask("http://127.0.0.1:9")

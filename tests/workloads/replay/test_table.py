@@ -49,3 +49,9 @@ def test_what_is_unknown_is_a_dash_and_without_stock_there_is_no_ratio() -> None
     lines = shown([run("lru", 1, None, None)])
     assert not any("ratio" in line for line in lines)
     assert next(line for line in lines if "lru" in line).count(" - ") == 3
+
+
+def test_counts_may_be_unknown_and_oracles_are_marked() -> None:
+    unknown = run("lru", 1, 10.0, None) | {"computed_tokens": None, "cached_tokens": None, "oracle": True}
+    [line] = [line for line in shown([unknown]) if "lru (oracle)" in line]
+    assert line.split()[-3:] == ["-", "9.00", "0"]

@@ -60,7 +60,7 @@ def _value(text: str, rng: random.Random) -> str:
     action = rng.randrange(4)
     if action == 0 and isinstance(holder, dict):
         del holder[key]
-    elif action == 1 and type(holder[key]) in (int, float):
+    elif action == 1 and type(holder[key]) in (int, float) and abs(holder[key]) < 1e15:
         holder[key] = rng.choice((-holder[key], holder[key] * 1000, holder[key] + 0.5, str(holder[key])))
     else:
         holder[key] = rng.choice(STRANGE)

@@ -1,17 +1,22 @@
 """What an OpenAI-compatible server says of itself: its models, its limits, its counters."""
 
 import re
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
 from agentcache.errors import EngineError, InputError
+from agentcache_workloads.replay.render import FIRST_TOKEN
 
 LINE = re.compile(r"([A-Za-z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)")
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 Labels = dict[str, str]
+
+PROBE_TOKENS, PROBE_LOOKS, PROBE_S = 16, 5, 300.0
+"""A first request, the looks for what it counted, and the time it may take: some servers compile then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,27 +65,26 @@ class Server:
 
 
 def ask(url: str, model: str | None = None, headers: Labels | None = None) -> Server:
-    """Ask for `/v1/models` and `/metrics`. Raises `EngineError` where nobody answers, `InputError` for another model.
+    """Ask for `/v1/models`, and for `/metrics` behind one short request.
 
     `cache_blocks` are the usable ones (vLLM keeps one for itself). `stock` is vLLM whose counters show neither
-    AgentCache nor an offload tier.
+    AgentCache nor an offload tier. Raises `EngineError` where nobody answers, `InputError` for another model.
     """
     try:
         with httpx.Client(base_url=url, timeout=30.0, headers=headers, trust_env=False) as client:
-            listed = _json(client.get("/v1/models"), url)
-            scrape = parse_metrics(_text(client.get("/metrics")))
+            models = _models(client.get("/v1/models"), url)
+            if not models or (model is not None and model not in models):
+                raise InputError(
+                    f"{url} serves {', '.join(models) or 'no model'}, {model or 'at least one'} was expected; "
+                    "nothing was replayed"
+                )
+            card = models[model or next(iter(models))]
+            scrape = _counted(client, str(card["id"]))
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise EngineError(
             f"no answer from {url}: {error!r}; nothing was replayed",
             hint="start a server there first, for example `agentcache serve`",
         ) from error
-    models = {str(card["id"]): card for card in listed.get("data", []) if isinstance(card, dict) and "id" in card}
-    if not models or (model is not None and model not in models):
-        raise InputError(
-            f"{url} serves {', '.join(models) or 'no model'}, {model or 'at least one'} was expected; "
-            "nothing was replayed"
-        )
-    card = models[model or next(iter(models))]
     blocks = scrape.label("vllm:cache_config_info", "num_gpu_blocks")
     size = scrape.label("vllm:cache_config_info", "block_size")
     policy = scrape.label("agentcache_policy_active", "policy")
@@ -103,15 +107,29 @@ def _whole(text: str | None) -> int | None:
     return int(text) if text is not None and text.isdigit() else None
 
 
-def _json(response: httpx.Response, url: str) -> dict[str, Any]:
+def _counted(client: httpx.Client, model: str) -> Scrape:
+    """The counters behind a first request: AgentCache's series appear with their first count, a moment after it.
+
+    Without it a server of ours that has served nobody yet would look like stock vLLM.
+    """
+    body = {"model": model, "prompt": [FIRST_TOKEN] * PROBE_TOKENS, "max_tokens": 2, "temperature": 0.0}
+    client.post("/v1/completions", json=body, timeout=PROBE_S)
+    scrape = Scrape()
+    for _ in range(PROBE_LOOKS):
+        scrape = parse_metrics(_text(client.get("/metrics")))
+        if not scrape.samples or any(name.startswith("agentcache_") for name in scrape.samples):
+            break
+        time.sleep(0.1)
+    return scrape
+
+
+def _models(response: httpx.Response, url: str) -> dict[str, dict[str, Any]]:
+    """The cards of the models, by id."""
     try:
         response.raise_for_status()
-        value = response.json()
-    except (httpx.HTTPStatusError, ValueError) as error:
-        raise EngineError(f"{url}/v1/models answered {response.status_code}, expected a list of models") from error
-    if not isinstance(value, dict):
-        raise EngineError(f"{url}/v1/models answered no JSON object, expected a list of models")
-    return value
+        return {str(card["id"]): card for card in response.json()["data"]}
+    except (httpx.HTTPStatusError, ValueError, KeyError, TypeError) as error:
+        raise EngineError(f"{url}/v1/models answered {response.status_code} without a list of models") from error
 
 
 def _text(response: httpx.Response) -> str:

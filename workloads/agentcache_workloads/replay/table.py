@@ -24,7 +24,7 @@ def result_table(runs: Sequence[Run]) -> Table:
     for run in runs:
         base = stock.get(run["seed"])
         table.add_row(
-            run["policy"],
+            run["policy"] + "".join(f" ({mark})" for mark in ("oracle", "interrupted") if run.get(mark)),
             run["admission"],
             *([str(run["seed"])] if seeds else []),
             _timed(run, base, "job_latency_s", "mean"),
@@ -32,7 +32,7 @@ def result_table(runs: Sequence[Run]) -> Table:
             _timed(run, base, "ttft_s", "all", "mean"),
             _share(run, "cached_tokens"),
             _share(run, "cached_tokens_after_hole"),
-            f"{run['computed_tokens']:,}",
+            "-" if run["computed_tokens"] is None else f"{run['computed_tokens']:,}",
             _timed(run, base, "makespan_s"),
             str(run["errors"]),
         )

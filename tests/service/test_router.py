@@ -1,0 +1,104 @@
+"""The router's own part: what it ranks, and what it counts from the choice to the end of a request."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("ray", reason="the router is Ray Serve's")
+
+from agentcache.service.call import Plan
+from agentcache.service.router import ResidencyRouter
+
+RATES = {"rates": (1.0, 0.0)}  # a second a token
+
+
+def replica(name: str, **stats: Any) -> Any:
+    return SimpleNamespace(replica_id=SimpleNamespace(unique_id=name), routing_stats=stats)
+
+
+def request(plan: Plan | None, number: str = "1") -> Any:
+    metadata = SimpleNamespace(internal_request_id=number)
+    kwargs = {"plan": plan} if plan else {}
+    return SimpleNamespace(kwargs=kwargs, metadata=metadata, future=asyncio.get_running_loop().create_future())
+
+
+@pytest.fixture
+def router() -> ResidencyRouter:
+    made = ResidencyRouter.__new__(ResidencyRouter)  # without Serve's controller, which it asks for nothing here
+    made.initialize_state()
+    return made
+
+
+def names(ranks: list[list[Any]]) -> list[list[str]]:
+    return [[replica.replica_id.unique_id for replica in rank] for rank in ranks]
+
+
+def test_residency_is_weighed_against_the_queue(router: ResidencyRouter) -> None:
+    replicas = [replica("a", **RATES), replica("b", **RATES)]
+
+    async def run() -> None:
+        first = Plan(tokens=100, resident={"a": 90})
+        assert names(await router.choose_replicas(replicas, request(first, "1"))) == [["a"], ["b"]]
+        assert (first.replica, first.rebuild_s) == ("a", 10.0)
+        # Sixty seconds wait at a then: cheaper to rebuild elsewhere.
+        await router.choose_replicas([replicas[0]], request(Plan(tokens=50), "2"))
+        assert names(await router.choose_replicas(replicas, request(Plan(tokens=100, resident={"a": 50}), "3")))[0] == [
+            "b"
+        ]
+        router.on_request_completed(replicas[0].replica_id, "1")
+        first.started = True
+        router.on_request_completed(replicas[0].replica_id, "2")
+        router.on_request_completed(replicas[0].replica_id, "3")
+        assert router.ledger.open == {}
+        assert names(await router.choose_replicas(replicas, request(Plan(tokens=100, resident={"a": 50}), "4")))[0] == [
+            "a"
+        ]
+
+    asyncio.run(run())
+
+
+def test_what_others_have_sent_counts(router: ResidencyRouter) -> None:
+    busy = replica("a", waiting_s={"other": 500.0, "me": 9000.0}, **RATES)
+    idle = replica("b", waiting_s={"me": 9000.0}, **RATES)
+
+    async def run() -> None:
+        plan = Plan(tokens=100, resident={"a": 100}, source="me")
+        assert names(await router.choose_replicas([busy, idle], request(plan)))[0] == ["b"]
+
+    asyncio.run(run())
+
+
+def test_a_replica_that_has_said_nothing_is_as_fast_as_another(router: ResidencyRouter) -> None:
+    async def run() -> None:
+        plan = Plan(tokens=100, home="new")
+        assert names(await router.choose_replicas([replica("old", **RATES), replica("new")], request(plan)))[0] == [
+            "new"
+        ]
+        assert plan.rebuild_s == 100.0
+
+    asyncio.run(run())
+
+
+def test_a_request_that_is_cancelled_before_it_is_sent_is_not_waited_for(router: ResidencyRouter) -> None:
+    async def run() -> None:
+        asked = request(Plan(tokens=100))
+        await router.choose_replicas([replica("a", **RATES)], asked)
+        assert len(router.ledger.open) == 1
+        asked.future.cancel()
+        await asyncio.sleep(0)
+        assert router.ledger.open == {}
+
+    asyncio.run(run())
+
+
+def test_requests_without_a_plan_and_none_at_all_are_anybodys(router: ResidencyRouter) -> None:
+    replicas = [replica("a"), replica("b")]
+
+    async def run() -> None:
+        assert names(await router.choose_replicas(replicas, request(None))) == [["a", "b"]]
+        assert names(await router.choose_replicas(replicas, None)) == [["a", "b"]]
+        assert await router.choose_replicas([], request(Plan())) == []
+
+    asyncio.run(run())

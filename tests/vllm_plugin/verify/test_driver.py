@@ -1,0 +1,48 @@
+"""Cases on real engines: every path is walked and exact, and what is wrong is found, made small and seen again."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from agentcache.cli.main import app
+from agentcache.vllm_plugin.verify.cases import Budget, Case, Corrupt, Drain, Evict, Setting, Step, Submit
+from agentcache.vllm_plugin.verify.child import Child
+from agentcache.vllm_plugin.verify.paths import REQUIRED, reproducer
+
+pytestmark = pytest.mark.vllm
+pytest.importorskip("vllm", reason="the engines are vLLM's")
+
+
+def test_every_path_is_walked_and_exact(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    flags = ["--dtype", "float32", "--mode", "fused", "--policy", "return-index", "--patterns", "12", "--seed", "3"]
+    done = CliRunner().invoke(
+        app, ["verify", "--paths", "all", "--model", "tiny-llama", *flags, "--jobs", "2", "--json", str(out)]
+    )
+    assert done.exit_code == 0, done.output
+    result = json.loads(out.read_text())
+    assert (result["mismatches"], result["bit_differences"], result["failures"]) == (0, 0, [])
+    assert all(result["paths"][path] > 0 for path in REQUIRED)
+    settings = [row["setting"] for row in result["settings"]]
+    assert {(setting["scheduler"], setting["runner"]) for setting in settings} == {
+        (scheduler, runner) for scheduler in ("sync", "async") for runner in ("v1", "v2")
+    }
+    assert all(row["negative_control_failed"] and row["outcome"]["tokens_after_hole"] for row in result["settings"])
+
+
+def test_a_wrong_answer_is_made_small_and_seen_again(tmp_path: Path) -> None:
+    asked = Submit(3, samples=2, salt="a")
+    case = Case((Budget(64), Submit(5), asked, Step(2), Drain(), Evict(0.1, 1), Corrupt(), Submit(1), asked, Drain()))
+    with Child(Setting("tiny-llama", "float32")) as child:
+        small = reproducer(child, case, [])
+        assert child.starts == 1, "a wrong answer does not break an engine"
+    assert small.before == ()
+    assert [type(op) for op in small.case.ops] == [Submit, Drain, Corrupt, Submit, Drain]
+
+    file = tmp_path / "case.json"
+    file.write_text(small.json)
+    done = CliRunner().invoke(app, ["verify", "--reproduce", str(file)])
+    assert done.exit_code == 1
+    assert "NOT EXACT: " in done.stdout
