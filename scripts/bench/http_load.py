@@ -5,8 +5,9 @@
 A stub server in a process of its own (and on a core of its own, where there are two) streams tokens at a fixed pace and
 notes on the clock that all processes share when it wrote each of them. The replayer, on one core, drives it with
 `--sessions` jobs at once. A token's delay is from the server's write to the moment that the replayer gives it: what
-the kernel, the connection and the replayer together add. TTFT and times between tokens are printed as both sides saw
-them; `late` is by how much the replayer's are longer.
+the kernel, the connection and the replayer together add. `others_share` is the part of the replayer's core that other
+processes took meanwhile: where it is not small, the delays are theirs. TTFT and times between tokens are printed as
+both sides saw them; `late` is by how much the replayer's are longer.
 """
 
 import argparse
@@ -154,8 +155,10 @@ def measure(sessions: int, rate: float, prompt_tokens: int, cores: list[int]) ->
             port = int(server.stdout.readline())
             os.sched_setaffinity(server.pid, {cores[-1]})
             os.sched_setaffinity(0, {cores[0]})
+            before = core_times(cores[0])
             # Over the time of one answer, so that starts and ends stay evenly spread.
             result, start = drive(f"http://127.0.0.1:{port}", sessions, prompt_tokens, ramp_s=TOKENS * gap_s)
+            after = core_times(cores[0])
         finally:
             os.sched_setaffinity(0, cores)
             server.stdin.close()
@@ -187,6 +190,7 @@ def measure(sessions: int, rate: float, prompt_tokens: int, cores: list[int]) ->
         "events": client["events"],
         "events_per_s": round(len(plateau) / (end - begin), 1),
         "cpu_share": round(client["cpu_share"], 3),
+        "others_share": round(max((after[0] - before[0] - result.client.cpu_s) / (after[1] - before[1]), 0.0), 3),
         "cpu_us_per_event": round(1e6 * client["cpu_s"] / client["events"], 1),
         "errors": sum(call.error is not None for call in result.calls),
         "retries": client["retries"],
@@ -196,6 +200,14 @@ def measure(sessions: int, rate: float, prompt_tokens: int, cores: list[int]) ->
         **_milliseconds("gap_server", theirs),
         **_milliseconds("gap_client", ours),
     }
+
+
+def core_times(core: int) -> tuple[float, float]:
+    """Seconds that a core has been busy, with whatever, and all that it has had."""
+    line = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith(f"cpu{core} "))
+    ticks = [int(word) for word in line.split()[1:9]]  # user nice system idle iowait irq softirq steal
+    each_s = 1 / os.sysconf("SC_CLK_TCK")
+    return (sum(ticks) - ticks[3] - ticks[4]) * each_s, sum(ticks) * each_s
 
 
 def _milliseconds(name: str, seconds: list[float]) -> dict[str, float]:

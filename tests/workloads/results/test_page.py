@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from agentcache.errors import ConfigError, InputError
+from agentcache.errors import ConfigError
 from agentcache_workloads.results.compare import Comparison
 from agentcache_workloads.results.config import Figure, Goal, Matrix, Workload
 from agentcache_workloads.results.page import figure_section, page, table
@@ -178,16 +178,20 @@ def test_a_benchmark_brings_its_section(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("toml", "rows", "error"),
     [
-        (SECTION, None, InputError),
         (SECTION, "what,speed\na,1\n", ConfigError),
         (SECTION, "what,ratio\na,fast\n", ConfigError),
         (SECTION.replace("at_least = 0.98", ""), "what,ratio\nthroughput,1\n", ConfigError),
         (SECTION + "nonsense = 1", "what,ratio\na,1\n", ConfigError),
     ],
 )
-def test_bad_sections_are_refused(tmp_path: Path, toml: str, rows: str | None, error: type[Exception]) -> None:
+def test_bad_sections_are_refused(tmp_path: Path, toml: str, rows: str, error: type[Exception]) -> None:
     (tmp_path / "idle.toml").write_text(toml)
-    if rows is not None:
-        (tmp_path / "idle.csv").write_text(rows)
+    (tmp_path / "idle.csv").write_text(rows)
     with pytest.raises(error, match="page was not written"):
         bench_section(tmp_path / "idle.toml")
+
+
+def test_a_section_without_rows_says_so(tmp_path: Path) -> None:
+    (tmp_path / "idle.toml").write_text(SECTION)
+    _, text = bench_section(tmp_path / "idle.toml")
+    assert "Not measured yet." in text

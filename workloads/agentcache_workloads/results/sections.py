@@ -54,6 +54,9 @@ def bench_section(path: Path) -> tuple[int, str]:
     """The section of `NAME.toml` with the rows of `NAME.csv`, and where it stands in the page."""
     section = load_section(path)
     source = path.with_suffix(".csv")
+    if not source.exists():
+        lines = [f"## {section.title}", "", "Not measured yet.", "", "```bash", section.command, "```", ""]
+        return section.order, "\n".join(lines)
     try:
         with source.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
