@@ -34,7 +34,7 @@ TRACE = "workloads/data/cc_weka.cut.jsonl.zst"
 MODEL = "tiny-llama"
 ROUTERS = ("residency", "default", "session")
 JOBS = {"--sessions": 20, "--max-calls": 8, "--max-ctx": 64000, "--slots": 14, "--tokens-per-block": 1}
-POOL = 1088  # tokens of cache in each replica: together a third of what lives, at its mean
+POOL = 4352  # tokens of cache in each replica: together they hold the contexts of all open jobs, one does not
 ADMISSION = "working-set:release_s=2"
 TIME_SCALE = 0.05
 FLAGS = {"--dtype": "float32", "--block-size": 32, "--max-num-batched-tokens": 512, "--max-num-seqs": 32}
@@ -75,8 +75,8 @@ def _serves(url: str) -> bool:
         return False
 
 
-def up(replicas: int, router: str, **flags: Any) -> list[str]:
-    given = FLAGS | {"--num-gpu-blocks-override": POOL // 32 + 1} | flags
+def up(replicas: int, router: str, pool: int = POOL) -> list[str]:
+    given = FLAGS | {"--num-gpu-blocks-override": pool // 32 + 1}
     start = ["up", "--model", MODEL, "--replicas", str(replicas), "--router", router, "--enforce-eager"]
     start += ["--admission", ADMISSION]
     return start + words(given)
@@ -97,10 +97,10 @@ def replay(url: str, seed: int, trace: str, jobs: dict[str, Any]) -> dict[str, A
     return dict(row)
 
 
-def route(trace: str, seeds: list[int], jobs: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def route(trace: str, pool: int, seeds: list[int], jobs: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """A row for each router and seed; one application serves all seeds, whose jobs share no token."""
     for router in ROUTERS:
-        with server(*up(2, router)) as url:
+        with server(*up(2, router, pool)) as url:
             before: Counter[str] = Counter()
             for seed in seeds:
                 row = replay(url, seed, trace, jobs)
@@ -108,6 +108,7 @@ def route(trace: str, seeds: list[int], jobs: dict[str, Any]) -> Iterator[dict[s
                 served = after - before
                 yield {
                     "router": router,
+                    "pool_tokens": pool,
                     "seed": seed,
                     "live_pool": row["live_pool"] / 2,  # the replay knows of one pool
                     "jobs": row["jobs"],
@@ -185,12 +186,17 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=200)
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--trace", default=TRACE)
+    parser.add_argument("--pool", type=int, default=POOL, help="tokens of cache in each replica")
     parser.add_argument("--sessions", type=int, default=JOBS["--sessions"])
     args = parser.parse_args()
     host = describe_host()
     where: dict[str, Any] = {"commit": commit(), "cpu_model": host["cpu"], "cores": host["cores"]}
     seeds = [int(seed) for seed in args.seeds.split(",")]
-    found = ingress(args.pairs) if args.ingress else route(args.trace, seeds, JOBS | {"--sessions": args.sessions})
+    found = (
+        ingress(args.pairs)
+        if args.ingress
+        else route(args.trace, args.pool, seeds, JOBS | {"--sessions": args.sessions})
+    )
     rows = []
     for row in found:
         where["load"] = os.getloadavg()[0]  # of the last minute: what else the machine did

@@ -163,7 +163,6 @@ class Driver:
     def submit(self, prompt: list[int], op: cases.Submit) -> str:
         """Hand in a request whose every token is the most likely one; returns its name."""
         from vllm import SamplingParams
-        from vllm.inputs import TokensPrompt
         from vllm.sampling_params import RequestOutputKind
 
         self._names += 1
@@ -177,7 +176,7 @@ class Driver:
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        given = TokensPrompt(prompt_token_ids=prompt)
+        given: dict[str, Any] = {"prompt_token_ids": prompt}
         if op.salt:
             given["cache_salt"] = op.salt
         self.engine.add_request(name, given, params, priority=op.urgency)

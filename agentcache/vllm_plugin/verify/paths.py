@@ -18,7 +18,7 @@ REQUIRED = (
     "several samples",
     "salted",
     "a block of several requests",
-    "a hole filled by several requests",
+    "a missing block of several requests in one step",
     "evicted while requests run",
     "preempted",
     "preempted in a rebuild",
