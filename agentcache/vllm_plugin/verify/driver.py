@@ -163,7 +163,8 @@ class Driver:
     def submit(self, prompt: list[int], op: cases.Submit) -> str:
         """Hand in a request whose every token is the most likely one; returns its name."""
         from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
+
+        from agentcache.vllm_plugin.compat import RequestOutputKind
 
         self._names += 1
         name = f"r{self._names}"
