@@ -97,9 +97,11 @@ def replay(url: str, seed: int, trace: str, jobs: dict[str, Any]) -> dict[str, A
     return dict(row)
 
 
-def route(trace: str, pool: int, seeds: list[int], jobs: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def route(
+    routers: list[str], trace: str, pool: int, seeds: list[int], jobs: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
     """A row for each router and seed; one application serves all seeds, whose jobs share no token."""
-    for router in ROUTERS:
+    for router in routers:
         with server(*up(2, router, pool)) as url:
             before: Counter[str] = Counter()
             for seed in seeds:
@@ -186,6 +188,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=200)
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--trace", default=TRACE)
+    parser.add_argument("--routers", default=",".join(ROUTERS))
     parser.add_argument("--pool", type=int, default=POOL, help="tokens of cache in each replica")
     parser.add_argument("--sessions", type=int, default=JOBS["--sessions"])
     args = parser.parse_args()
@@ -195,7 +198,7 @@ def main() -> None:
     found = (
         ingress(args.pairs)
         if args.ingress
-        else route(args.trace, args.pool, seeds, JOBS | {"--sessions": args.sessions})
+        else route(args.routers.split(","), args.trace, args.pool, seeds, JOBS | {"--sessions": args.sessions})
     )
     rows = []
     for row in found:
