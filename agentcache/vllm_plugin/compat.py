@@ -189,7 +189,8 @@ def kv_groups(config: Any) -> list[Any]:
             if not shares and (spec := layer.get_kv_cache_spec(config)):
                 specs[name] = spec
         config.cache_config.kv_cache_layout = config.cache_config.kv_cache_layout or "LBNHC"  # any will do
-        groups: list[Any] = import_module("vllm.v1.core.kv_cache_utils").get_kv_cache_groups(config, specs)
+        planning = import_first("vllm.v1.core.kv_cache_planning", "vllm.v1.core.kv_cache_utils")
+        groups: list[Any] = planning.get_kv_cache_groups(config, specs)
     return groups
 
 
