@@ -268,7 +268,7 @@ def request(**given: Any) -> Any:
         ({"resumable": True}, "resumable"),
         ({"skip": True}, "skips_cache"),
     ],
-    ids=str,
+    ids=lambda value: "+".join(value) if isinstance(value, dict) else None,
 )
 def test_a_request_that_cannot_be_exact_gets_stock_caching(given: dict[str, Any], reason: str | None) -> None:
     assert refusals.stock_only(request(**given)) == reason

@@ -48,6 +48,7 @@ def test_a_seed_names_a_case_that_an_engine_can_run(seed: int, runner: str) -> N
     submits = [op for op in case.ops if isinstance(op, Submit)]
     assert submits
     assert all(0 <= op.context < CONTEXTS and op.shape in SHAPES and 1 <= op.answer <= ANSWER_TOKENS for op in submits)
+    assert runner == "v1" or all(op.samples == 1 for op in submits)
 
 
 @given(SEEDS)

@@ -124,3 +124,4 @@ def test_a_path_that_nobody_walked_is_named() -> None:
     assert not_walked([walked, Finding(LLAMA, 1)]) == []
     del walked.outcome.paths["abort"]
     assert not_walked([walked]) == ["abort"]
+    assert not_walked([Finding(Setting("tiny-llama", "float32", runner="v2"), 1)]) == []
