@@ -163,8 +163,8 @@ class Driver:
     def submit(self, prompt: list[int], op: cases.Submit) -> str:
         """Hand in a request whose every token is the most likely one; returns its name."""
         from vllm import SamplingParams
-        from vllm.inputs import TokensPrompt
-        from vllm.sampling_params import RequestOutputKind
+
+        from agentcache.vllm_plugin.compat import RequestOutputKind
 
         self._names += 1
         name = f"r{self._names}"
@@ -177,9 +177,7 @@ class Driver:
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        given = TokensPrompt(prompt_token_ids=prompt)
-        if op.salt:
-            given["cache_salt"] = op.salt
+        given = {"prompt_token_ids": prompt, **({"cache_salt": op.salt} if op.salt else {})}
         self.engine.add_request(name, given, params, priority=op.urgency)
         return name
 
@@ -377,8 +375,8 @@ class _Run:
         shared = {number for number, names in holders.items() if len(names) > 1}
         self._paths["a block of several requests"] += bool(shared)
         # A block has its key from when it is scheduled, so a later request of the step takes it as it is computed.
-        behind = {number for number in shared if self._with_holes.issuperset(holders[number])}
-        self._paths["a missing block of several requests in one step"] += bool(behind & self.fresh)
+        missed = {number for number in shared & self.fresh if not self._with_holes.isdisjoint(holders[number])}
+        self._paths["a missing block of several requests in one step"] += bool(missed)
         filled = Counter(
             pool.blocks[number].block_hash
             for number, names in holders.items()

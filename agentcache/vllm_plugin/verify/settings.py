@@ -53,7 +53,8 @@ def choose(model: str | None = None, **wanted: Any) -> list[Setting]:
 def spread(patterns: int, settings: Sequence[Setting]) -> list[int]:
     """How many of `patterns` cases each setting runs: at least one, more than `patterns` if there are more settings."""
     weights = [INTERPRETED_SHARE if setting.runner == "v2" else 1.0 for setting in settings]
-    counts = [max(1, int(patterns * weight / sum(weights))) for weight in weights]
+    more = max(0, patterns - len(settings))
+    counts = [1 + int(more * weight / sum(weights)) for weight in weights]
     number = 0
     while sum(counts) < patterns:
         counts[number % len(counts)] += 1
