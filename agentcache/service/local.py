@@ -4,9 +4,11 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
+import psutil
 import ray
 from ray import serve
 from ray.serve.schema import LoggingConfig
@@ -44,8 +46,30 @@ def running(config: ServiceConfig, host: str, port: int, log_level: int = loggin
             raise EngineError(f"the application did not start: {error}", "the replica's log says why") from error
         yield f"http://{host}:{port}"
     finally:
+        started = psutil.Process().children(recursive=True)
         serve.shutdown()  # type: ignore[no-untyped-call]
         ray.shutdown()
+        end(started)
+
+
+def end(processes: Sequence[psutil.Process], grace_s: float = 5) -> None:
+    """Wait until processes are gone; who outlasts the grace is killed: a Ray worker may miss its raylet's end."""
+    for kill in (False, True):
+        for process in processes:
+            if kill and lives(process):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+        deadline = time.monotonic() + grace_s
+        while any(map(lives, processes)) and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+
+def lives(process: psutil.Process) -> bool:
+    """Whether a process runs; one that nobody has reaped yet does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def wait_for_signal() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from agentcache.cli.up import free_port
@@ -75,6 +76,14 @@ def processes(root: int) -> list[tuple[int, int, str]]:
     return [row for row in rows if row[0] in family - {root}]
 
 
+def lives(pid: int) -> bool:
+    """Whether a process runs; one that nobody has reaped yet does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def bearer(name: str) -> dict[str, str]:
     return {"Authorization": f"Bearer key-{name}"}
 
@@ -107,7 +116,7 @@ def started(folder: Path, *args: str, env: dict[str, str] | None = None) -> Iter
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        left = [row for row in family if Path(f"/proc/{row[0]}").exists()]
+        left = [row for row in family if lives(row[0])]
         for pid, _, _ in left:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

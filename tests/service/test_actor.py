@@ -1,7 +1,6 @@
 """The residency actor on real Ray: one of a name, restarted when it is killed, and spoken to over the courier."""
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from agentcache.api.frames import read_frame, write_frame
 from agentcache.api.messages import ContextState, EndJob, Reply, Report, RetainJob, StartJob, decode, encode
 from agentcache.errors import ConfigError
 from agentcache.service.actor import ResidencyActor, ensure_service, stop_service
+from tests.service.started import lives
 
 pytestmark = pytest.mark.ray
 
@@ -148,15 +148,6 @@ def test_a_courier_ends_with_its_engine(cluster: str, namespace: str) -> None:
     engine.send_signal(signal.SIGKILL)
     engine.wait()
     deadline = time.monotonic() + 60
-    while _lives(pid):
+    while lives(pid):
         assert time.monotonic() < deadline, "the courier outlives its engine"
         time.sleep(0.1)
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    status = Path(f"/proc/{pid}/stat").read_text() if Path(f"/proc/{pid}/stat").exists() else ") Z"
-    return status.rpartition(")")[2].split()[0] != "Z"

@@ -6,7 +6,6 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,7 +16,7 @@ pytest.importorskip("ray", reason="the application is Ray Serve's")
 
 from agentcache.api import AgentCacheClient, SyncAgentCacheClient
 from agentcache.errors import InputError
-from tests.service.started import START_S, App, bearer, processes, started
+from tests.service.started import START_S, App, bearer, lives, processes, started
 
 pytestmark = [pytest.mark.vllm, pytest.mark.ray]
 
@@ -176,5 +175,5 @@ def test_a_killed_replica_costs_no_request(app: App) -> None:
     assert Counter(answer.status_code for answer in answers) == {200: 16}
     again = app.http.post(CHAT, json=body("0 " * 100), headers={"X-Session-ID": "k-0"})
     assert again.status_code == 200
-    app.until(lambda: not any(Path(f"/proc/{pid}").exists() for pid, _, _ in family))
+    app.until(lambda: not any(lives(pid) for pid, _, _ in family))
     app.until(lambda: len(app.metric("agentcache_waiting_rebuild_seconds")) == 2, START_S)
