@@ -193,7 +193,7 @@ def main() -> None:
     view.listen(hear)
     serve(engine, arrivals(8, 100.0, 0))  # the first calls of a process are slow
     machine = describe_host()
-    where, rows = {"commit": commit(), "cpu": machine["cpu"], "cores": machine["cores"]}, []
+    where, rows = {"commit": commit(), "cpu_model": machine["cpu"], "cores": machine["cores"]}, []
     for seed in map(int, given.seeds.split(",")):
         for name, (rule, budget) in rules(given.tpot_ms).items():
             view.scheduler.pacer.rule = parse_chunking(rule)
