@@ -114,6 +114,7 @@ class Books:
         self.records: dict[int, Record] = {}
         self.by_id: OrderedDict[str, Record] = OrderedDict()
         self.pages = 0
+        self.over: set[str] = set()  # tenants whose use has grown
         self._cost = CostModel(CostProfile(c_lin=config.c_lin, c_att=config.c_att), config.page_tokens)
         self._survival = ClusterSurvival()
         make_policy(config.policy, self._cost, config.max_pages)  # the spec is wrong now, or never

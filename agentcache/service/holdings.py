@@ -47,12 +47,17 @@ class Record:
 
 @dataclass(slots=True, eq=False)
 class Held:
-    """What one engine holds of a context; `local_id` and `local_job` are that engine's names of it and of its job."""
+    """What one engine holds of a context; `local_id` and `local_job` are that engine's names of it and of its job.
+
+    `depth` counts the context's turns that have ended there, `length` its tokens, resident or not.
+    """
 
     engine: str
     record: Record
     local_id: str
     local_job: str
+    depth: int = 0
+    length: int = 0
     running: bool = False
     runs: tuple[Run, ...] = ()
     pages: dict[int, Block] = field(default_factory=dict)
@@ -105,6 +110,7 @@ class Holdings:
             if fresh and state.idle_s and context and context.standing is not Standing.ENDED and not context.turns:
                 self.residency.survival.paused(context, now - state.idle_s)
         self._place(copy, state.runs, running, now - state.idle_s if fresh else now, now)
+        copy.depth, copy.length = state.depth, state.tokens
 
     def drop(self, copy: Held, now: float) -> None:
         """A copy is gone, and with the last one what is known of the context."""

@@ -1,5 +1,6 @@
 """The directory alone: what it knows from reports, what it decides, and what it says to clients."""
 
+import msgspec
 import pytest
 
 from agentcache.api.messages import (
@@ -234,6 +235,72 @@ def test_explain_says_what_returns_paid_and_what_was_decided() -> None:
     assert explained.paid_s == pytest.approx(here + elsewhere)
     assert explained.saved_s == pytest.approx(3.33e-5 * 500 + 6.55e-10 * (1000**2 - 500**2))
     assert explained.decisions == ("evict 1200 tokens of t/job in a: duplicate",)
+
+
+def test_a_turn_shorter_than_the_report_period_is_a_return() -> None:
+    cluster = Cluster()
+    cluster.turn("a", "job", 1000)
+    cluster.report("a", idle("job", 1000, runs=((500, 1000),)))
+    cluster.report("a", idle("job", 1200, depth=2, tool="bash"))  # nobody saw it run
+    explained = cluster.directory.explain("t", "job", cluster.now)
+    (view,) = explained.contexts
+    assert (view.depth, view.tokens, view.tool, view.copies[0].resident_tokens) == (2, 1200, "bash", 1200)
+    assert explained.paid_s == pytest.approx(3.33e-5 * 500 + 6.55e-10 * 500**2)
+    assert explained.saved_s == pytest.approx(3.33e-5 * 500 + 6.55e-10 * (1000**2 - 500**2))
+
+
+def test_every_short_turn_counts_whatever_runs_before_or_after() -> None:
+    cluster = Cluster()
+    cluster.turn("a", "job", 1000)
+    whole = 3.33e-5 * 1000 + 6.55e-10 * 1000**2
+
+    def saved() -> float:
+        explained = cluster.directory.explain("t", "job", cluster.now)
+        assert explained.paid_s == 0.0
+        return explained.saved_s / whole
+
+    cluster.report("a", idle("job", 1000, depth=4))  # three
+    assert saved() == pytest.approx(3)
+    cluster.report("a", msgspec.structs.replace(running("job", 1000, 1000), depth=5))  # one, and one that runs
+    assert saved() == pytest.approx(5)
+    cluster.report("a", msgspec.structs.replace(running("job", 1000, 1000), depth=6))  # it is over, the next one runs
+    assert saved() == pytest.approx(6)
+    cluster.report("a", idle("job", 1000, depth=7))
+    assert saved() == pytest.approx(6)
+    cluster.report("a", idle("job", 1000, depth=7, runs=()))  # blocks left, no turn came
+    cluster.report("a", idle("job", 1000, depth=7))
+    assert saved() == pytest.approx(6)
+
+
+def test_a_short_turn_elsewhere_moves_the_home() -> None:
+    cluster = Cluster()
+    cluster.report("b")
+    cluster.turn("a", "job", 1000)
+    cluster.now += 1
+    cluster.report("b", idle("job", 1200, idle_s=0.5))
+    assert [type(command) for command in cluster.report("a").commands] == [Evict]
+    explained = cluster.directory.explain("t", "job", cluster.now)
+    assert {copy.engine: copy.home for copy in explained.contexts[0].copies} == {"a": False, "b": True}
+    assert explained.paid_s == pytest.approx(3.33e-5 * 1000 + 6.55e-10 * 1000**2)
+    cluster.now += 1
+    cluster.report("a", idle("job", 1400, depth=2, idle_s=0.5))
+    (view,) = cluster.directory.snapshot("t", 1, cluster.now).contexts
+    assert (view.tokens, {copy.engine: copy.home for copy in view.copies}) == (1400, {"a": True, "b": False})
+    paid_s = cluster.directory.explain("t", "job", cluster.now).paid_s
+    assert paid_s > explained.paid_s
+    cluster.report("c", idle("job", 1300, depth=9, idle_s=0.2))  # it has joined: what it did before is not known
+    cluster.report("d")
+    cluster.now += 1
+    cluster.report("d", idle("job", 1300, depth=9, idle_s=30.0))  # told late, that is all
+    assert cluster.directory.explain("t", "job", cluster.now).paid_s == paid_s
+
+
+def test_a_context_that_was_forgotten_and_came_again_within_a_period_has_run() -> None:
+    cluster = Cluster()
+    cluster.turn("a", "job", 1000, depth=5)
+    cluster.report("a", idle("job", 300, depth=1))
+    (view,) = cluster.directory.snapshot("t", 1, cluster.now).contexts
+    assert (view.depth, view.tokens) == (1, 300)
 
 
 def test_a_silent_engine_is_forgotten_and_others_are_not() -> None:
