@@ -52,6 +52,23 @@ def rates(stats: Mapping[str, Any]) -> Rates | None:
     return Rates(*given) if given else None
 
 
+def choose(plan: Plan, waits: Mapping[str, float], speeds: Mapping[str, Rates | None]) -> list[list[str]]:
+    """The replicas that `speeds` names, ranked for a request; the first one is written into its plan.
+
+    `waits`: expected prefill seconds before it on each. A replica that has not said how fast it is (None) is taken to
+    be as fast as another.
+    """
+    usual = next(filter(None, speeds.values()), Rates())
+    rebuilds = {
+        name: (speed or usual).rebuild_s(plan.tokens, plan.resident.get(name, 0)) for name, speed in speeds.items()
+    }
+    ranks = ranked(plan, {name: waits.get(name, 0.0) + rebuild_s for name, rebuild_s in rebuilds.items()})
+    if ranks:
+        plan.replica = ranks[0][0]
+        plan.rebuild_s = rebuilds[plan.replica]
+    return ranks
+
+
 def ranked(plan: Plan, costs: Mapping[str, float]) -> list[list[str]]:
     """Replicas in ranks of equal cost, cheapest first.
 

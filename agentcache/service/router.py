@@ -5,7 +5,7 @@ from typing import Any
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
 from agentcache.service.call import Plan
-from agentcache.service.costs import Ledger, Rates, elsewhere_s, ranked, rates
+from agentcache.service.costs import Ledger, choose, elsewhere_s, rates
 
 ROUTER = "agentcache.service.router:ResidencyRouter"
 
@@ -28,17 +28,11 @@ class ResidencyRouter(RequestRouter):
         assert pending_request is not None
         replicas = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
         waits = self.ledger.waiting_s()
-        # A replica that has said nothing yet is taken to be as fast as another.
-        usual = next(filter(None, (rates(replica.routing_stats) for replica in candidate_replicas)), Rates())
-        rebuilds, costs = {}, {}
         for name, replica in replicas.items():
-            rate = rates(replica.routing_stats) or usual
-            rebuilds[name] = rate.rebuild_s(plan.tokens, plan.resident.get(name, 0))
-            costs[name] = waits[name] + elsewhere_s(replica.routing_stats, plan.source) + rebuilds[name]
-        ranks = ranked(plan, costs)
+            waits[name] += elsewhere_s(replica.routing_stats, plan.source)  # type: ignore[assignment]
+        ranks = choose(plan, waits, {name: rates(replica.routing_stats) for name, replica in replicas.items()})
         if ranks:
             # Counted before it is sent: those that arrive in the same moment see it.
-            plan.replica, plan.rebuild_s = ranks[0][0], rebuilds[ranks[0][0]]
             request = pending_request.metadata.internal_request_id
             self.ledger.open[request] = plan
             pending_request.future.add_done_callback(

@@ -40,7 +40,7 @@ def _stream(
     soft_cap,
     window,
     HAS_CAP: tl.constexpr,
-    HAS_WINDOW: tl.constexpr,
+    WINDOWED: tl.constexpr,
     MASKED: tl.constexpr,
     PAGE: tl.constexpr,
     D: tl.constexpr,
@@ -48,7 +48,10 @@ def _stream(
     BLOCK_N: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
-    """Online softmax over keys [first, last), `first` a multiple of BLOCK_N; MASKED where rows do not see them all."""
+    """Online softmax over keys [first, last), `first` a multiple of BLOCK_N.
+
+    MASKED where rows do not see them all, WINDOWED too where some key is behind the window of a row.
+    """
     lane = tl.arange(0, BLOCK_N)
     d = tl.arange(0, D_PAD)
     for start in range(first, last, BLOCK_N):
@@ -56,8 +59,9 @@ def _stream(
         known = key < keys
         if MASKED:
             seen = key[None, :] <= pos[:, None]
-            if HAS_WINDOW:
-                seen = seen & (key[None, :] > pos[:, None] - window)
+            if WINDOWED:
+                back = pos[:, None] - key[None, :]
+                seen = (back >= 0) & (back < window)
                 known = known & (tl.max(seen.to(tl.int32), 0) > 0)  # behind all windows blocks may be gone
             block = tl.load(table + key // PAGE, mask=known, other=0).to(tl.int64)
         else:
@@ -194,13 +198,14 @@ def attend(
                 acc, best, total, q, pos, begin, clear, keys, table, k_at, v_at, k_block, k_slot, k_d, v_block,
                 v_slot, v_d, scale, soft_cap, window, HAS_CAP, True, True, PAGE, D, D_PAD, BLOCK_N, WIDEN,
             )  # fmt: skip
+        # From `clear` on no window has ended: the last row sees every key there.
         acc, best, total = _stream(
             acc, best, total, q, pos, clear, full, keys, table, k_at, v_at, k_block, k_slot, k_d, v_block,
-            v_slot, v_d, scale, soft_cap, window, HAS_CAP, HAS_WINDOW, False, PAGE, D, D_PAD, BLOCK_N, WIDEN,
+            v_slot, v_d, scale, soft_cap, window, HAS_CAP, False, False, PAGE, D, D_PAD, BLOCK_N, WIDEN,
         )  # fmt: skip
         acc, best, total = _stream(
             acc, best, total, q, pos, full, end, keys, table, k_at, v_at, k_block, k_slot, k_d, v_block,
-            v_slot, v_d, scale, soft_cap, window, HAS_CAP, HAS_WINDOW, True, PAGE, D, D_PAD, BLOCK_N, WIDEN,
+            v_slot, v_d, scale, soft_cap, window, HAS_CAP, False, True, PAGE, D, D_PAD, BLOCK_N, WIDEN,
         )  # fmt: skip
 
         found = total > 0.0  # in its range of keys a row of a split tile may have none
