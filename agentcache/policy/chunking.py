@@ -40,7 +40,7 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
 class Decodes:
     """The decodes of a step: how many, over how many context tokens in all, and their pace so far.
 
-    `pace_s` is the mean over them of seconds per output token since their first one; None where nothing is known.
+    `pace_s` is of the slowest of them, in seconds per output token since its first one; None where one has no pace yet.
     """
 
     count: int = 0

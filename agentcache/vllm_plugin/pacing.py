@@ -90,15 +90,20 @@ class Pacer:
 
     def _decodes(self, scheduler: Any) -> Decodes:
         decoding = [request for request in scheduler.running if not request.is_prefill_chunk]
-        pace = None
+        pace: float | None = None
         if self.rule.slack and self.rule.mode == "adaptive":
-            paces = [
-                (self._host.now - self._first_token_s[request.request_id]) / (request.num_output_tokens - 1)
-                for request in decoding
-                if request.num_output_tokens > 1 and request.request_id in self._first_token_s
-            ]
-            pace = sum(paces) / len(paces) if paces else None
-        return Decodes(len(decoding), sum(request.num_computed_tokens for request in decoding), pace)
+            # Nobody's slack may be spent but the slowest one's, and who has no pace yet has none to spend.
+            pace = max(map(self._pace_s, decoding), default=math.inf)
+        return Decodes(
+            len(decoding),
+            sum(request.num_computed_tokens for request in decoding),
+            pace if pace is not None and pace < math.inf else None,
+        )
+
+    def _pace_s(self, request: Request) -> float:
+        """Seconds per output token of a request since its first one; infinite where there is no second one."""
+        started, gaps = self._first_token_s.get(request.request_id), request.num_output_tokens - 1
+        return math.inf if started is None or gaps < 1 else (self._host.now - started) / gaps
 
     def scheduled(self, scheduler: Any, output: SchedulerOutput) -> None:
         """The step is made: note what it computes. To be called before vLLM counts its tokens as computed."""
