@@ -1,4 +1,4 @@
-"""What a request would wait and cost on each replica: the numbers that the router ranks by."""
+"""What a request would wait, and cost all, on each replica: the numbers that the router ranks by."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -39,11 +39,15 @@ class Ledger:
                 waits[plan.replica] += plan.rebuild_s  # type: ignore[assignment]
         return waits
 
+    def requests(self) -> Counter[str]:
+        """Requests on each replica, those that wait and those that have begun to answer."""
+        return Counter(plan.replica for plan in self.open.values() if plan.replica is not None)
 
-def elsewhere_s(stats: Mapping[str, Any], source: str) -> float:
-    """Of what a replica reports as waiting, the part that other ingresses than `source` have sent."""
-    waiting = stats.get("waiting_s")
-    return sum(s for name, s in waiting.items() if name != source) if isinstance(waiting, dict) else 0.0
+
+def elsewhere(stats: Mapping[str, Any], what: str, source: str) -> float:
+    """Of what a replica reports by ingress, the part that others than `source` have sent."""
+    told = stats.get(what)
+    return sum(amount for name, amount in told.items() if name != source) if isinstance(told, dict) else 0.0
 
 
 def rates(stats: Mapping[str, Any]) -> Rates | None:
@@ -52,17 +56,21 @@ def rates(stats: Mapping[str, Any]) -> Rates | None:
     return Rates(*given) if given else None
 
 
-def choose(plan: Plan, waits: Mapping[str, float], speeds: Mapping[str, Rates | None]) -> list[list[str]]:
-    """The replicas that `speeds` names, ranked for a request; the first one is written into its plan.
+def choose(
+    plan: Plan, waits: Mapping[str, float], others: Mapping[str, float], speeds: Mapping[str, Rates | None]
+) -> list[list[str]]:
+    """The replicas that `speeds` names, ranked for a request by what it costs; the first one is written into its plan.
 
-    `waits`: expected prefill seconds before it on each. A replica that has not said how fast it is (None) is taken to
-    be as fast as another.
+    That is the seconds until its own first token, and those for which its rebuild keeps others on the replica from
+    their tokens: without these, a turn would leave its context behind to save itself a shorter wait than the work it
+    makes. `waits`: expected prefill seconds before it on each; `others`: open requests there. A replica that has not
+    said how fast it is (None) is taken to be as fast as another.
     """
     usual = next(filter(None, speeds.values()), Rates())
     rebuilds = {
         name: (speed or usual).rebuild_s(plan.tokens, plan.resident.get(name, 0)) for name, speed in speeds.items()
     }
-    ranks = ranked(plan, {name: waits.get(name, 0.0) + rebuild_s for name, rebuild_s in rebuilds.items()})
+    ranks = ranked(plan, {name: waits.get(name, 0) + s * (1 + others.get(name, 0)) for name, s in rebuilds.items()})
     if ranks:
         plan.replica = ranks[0][0]
         plan.rebuild_s = rebuilds[plan.replica]

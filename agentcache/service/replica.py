@@ -60,8 +60,9 @@ class Replica:
         return waits
 
     def record_routing_stats(self) -> dict[str, Any]:
-        """Serve brings this to every router: what waits here, and what a token costs here."""
-        return {"waiting_s": dict(self.waiting_s()), "rates": self.rates, "open": len(self.open)}
+        """Serve brings this to every router: what waits and what is open here, by ingress; what a token costs."""
+        requests = Counter(plan.source for plan in self.open.values())
+        return {"waiting_s": dict(self.waiting_s()), "open": dict(requests), "rates": self.rates}
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Serve brings this to the autoscaling policy: expected rebuild seconds waiting."""

@@ -1,11 +1,11 @@
-"""Serve's custom request router: a turn goes where expected queue delay + rebuild seconds is least."""
+"""Serve's custom request router: a turn goes where it costs least, by expected queue delay and rebuild seconds."""
 
 from typing import Any
 
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
 from agentcache.service.call import Plan
-from agentcache.service.costs import Ledger, choose, elsewhere_s, rates
+from agentcache.service.costs import Ledger, choose, elsewhere, rates
 
 ROUTER = "agentcache.service.router:ResidencyRouter"
 
@@ -27,10 +27,14 @@ class ResidencyRouter(RequestRouter):
             return [candidate_replicas]
         assert pending_request is not None
         replicas = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
-        waits = self.ledger.waiting_s()
-        for name, replica in replicas.items():
-            waits[name] += elsewhere_s(replica.routing_stats, plan.source)  # type: ignore[assignment]
-        ranks = choose(plan, waits, {name: rates(replica.routing_stats) for name, replica in replicas.items()})
+        stats = {name: replica.routing_stats for name, replica in replicas.items()}
+        waiting_s, requests = self.ledger.waiting_s(), self.ledger.requests()
+        ranks = choose(
+            plan,
+            {name: waiting_s[name] + elsewhere(told, "waiting_s", plan.source) for name, told in stats.items()},
+            {name: requests[name] + elsewhere(told, "open", plan.source) for name, told in stats.items()},
+            {name: rates(told) for name, told in stats.items()},
+        )
         if ranks:
             # Counted before it is sent: those that arrive in the same moment see it.
             request = pending_request.metadata.internal_request_id

@@ -1,19 +1,25 @@
-"""Our HTTP replayer beside `vllm bench serve`: the same server, the same requests at the same times, in pairs.
+"""Our HTTP replayer beside `vllm bench serve` and aiperf: one server, the same requests at the same times, in rounds.
 
-    python scripts/bench/http_agree.py --out docs/results/http-agree.csv
+    python scripts/bench/http_agree.py --aiperf ELSEWHERE/bin/aiperf --out docs/results/http-agree.csv
 
-One `agentcache serve` on a CPU. A trace of single calls with Poisson arrivals is written twice, as ours and as vLLM's
-`timed_trace`: lengths, shared blocks and times are equal, tokens are each tool's own. The cache is emptied before each
-run. A row is a metric: the median of each tool's means over the pairs, and the median of the ratios within pairs.
+One `agentcache serve` on a CPU. A trace of single calls with Poisson arrivals is written for each tool in its own
+format: lengths, shared blocks and times are equal, tokens are each tool's own. In each round all tools take turns, in
+an order that changes, and the cache is emptied before each. A row is a metric of a tool: the median over rounds of what
+it and our replayer said, of the ratio within a round, and by how many percent that is off. A first round warms all up.
+
+aiperf needs other versions of our own dependencies, so it is not installed here: it may stand in an environment of its
+own (`python -m venv ELSEWHERE; ELSEWHERE/bin/pip install aiperf==0.13.0`). It gives no times between single tokens.
 """
 
 import argparse
 import csv
 import json
+import os
 import random
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -25,7 +31,6 @@ from agentcache_workloads.readers.writer import write_trace
 from agentcache_workloads.replay import http_engine
 from agentcache_workloads.replay.metrics import tpot_s, ttft_s
 from agentcache_workloads.replay.peers import Peer, Peers, started
-from agentcache_workloads.replay.plan import Selection
 from agentcache_workloads.replay.prepare import Options, prepare
 from agentcache_workloads.replay.provenance import commit, describe_host
 from agentcache_workloads.replay.spec import Remote
@@ -33,15 +38,16 @@ from agentcache_workloads.replay.spec import Remote
 BLOCK, OUTPUT = 16, 24
 FLAGS = [
     *("--port", "{port}", "--dtype", "float32", "--block-size", "32", "--num-gpu-blocks-override", "257"),
-    *(
-        "--max-model-len",
-        "2048",
-        "--max-num-batched-tokens",
-        "512",
-        "--enforce-eager",
-        "--enable-prompt-tokens-details",
-    ),
+    *("--max-model-len", "2048", "--max-num-batched-tokens", "512", "--enforce-eager"),
+    "--enable-prompt-tokens-details",
 ]
+OURS = "agentcache replay"
+TIMES = ("ttft", "tpot", "itl", "e2el")
+SHOWN = ("ttft_mean_ms", "ttft_median_ms", "tpot_mean_ms", "output_tokens_per_s", "prompt_tokens")
+TOKENIZER = "made/tiny-llama"
+MOONCAKE = "mooncake.jsonl"
+AIPERF = {"ttft": "time_to_first_token", "tpot": "inter_token_latency", "e2el": "request_latency"}
+"""Our names of times, and aiperf's: what it calls inter-token latency is a request's mean."""
 BENCH = """
 import argparse, sys
 from vllm.benchmarks.serve import add_cli_args, main
@@ -52,7 +58,10 @@ main(parser.parse_args(sys.argv[1:]))
 
 
 def write(folder: Path, requests: int, rate: float, seed: int) -> tuple[Path, Path]:
-    """The same requests as our trace and as a timed trace: eight families that share their first half."""
+    """The same requests as our trace and as a timed trace: eight families that share their first half.
+
+    Beside the second one stands the same with milliseconds, as aiperf wants it.
+    """
     rng = random.Random(seed)
     sessions, lines, now, fresh = [], [], 0.0, 1000
     for number in range(requests):
@@ -78,98 +87,152 @@ def write(folder: Path, requests: int, rate: float, seed: int) -> tuple[Path, Pa
     record = {"kind": "meta", "schema": "agentkv-trace/1", **head, "arrival": "Poisson", "has": has}
     write_trace(ours, Meta("made", "", requests, requests, BLOCK, "trace", False, record), sessions)
     theirs.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    in_ms = [line | {"timestamp": round(1000 * line["timestamp"])} for line in lines]
+    (folder / MOONCAKE).write_text("".join(json.dumps(line) + "\n" for line in in_ms))
     return ours, theirs
 
 
 def replay(trace: Path, url: str) -> dict[str, float]:
-    """Means of ours, in milliseconds."""
+    """What our replayer measured; times in milliseconds."""
     prepared = prepare(
-        Options(
-            trace=trace, engine="http", policies=None, admission="fcfs", selection=Selection(), slots=1,
-            arrival="trace", cache_tokens=None, tokens_per_block=None, time_scale=1.0, seeds="1", hints=False,
-            model=None, dtype="float32", block_size=None, max_batched_tokens=1, profile=None, mode="fused",
-            json=None, html=None, remote=Remote(url, output="ignore-eos"),
-        )
-    )  # fmt: skip
+        Options(trace, engine="http", slots=1, arrival="trace", hints=False, remote=Remote(url, output="ignore-eos"))
+    )
     result = http_engine.run(prepared.specs[0], lambda calls: None)
     assert not any(call.error for call in result.calls)
     latencies = [call.finished_s - call.arrived_s for call in result.calls if call.finished_s is not None]
     first = min(call.arrived_s for call in result.calls)
     span_s = max(call.finished_s or 0.0 for call in result.calls) - first
+    times = {
+        "ttft": [value for call in result.calls if (value := ttft_s(call)) is not None],
+        "tpot": [value for call in result.calls if (value := tpot_s(call)) is not None],
+        "itl": [gap for call in result.calls for gap in call.gaps_s],
+        "e2el": latencies,
+    }
+    output_tokens = float(sum(call.output_tokens for call in result.calls))
     return {
-        "ttft_ms": 1e3 * fmean(value for call in result.calls if (value := ttft_s(call)) is not None),
-        "tpot_ms": 1e3 * fmean(value for call in result.calls if (value := tpot_s(call)) is not None),
-        "itl_ms": 1e3 * fmean(gap for call in result.calls for gap in call.gaps_s),
-        "e2el_ms": 1e3 * fmean(latencies),
+        **{f"{name}_mean_ms": 1e3 * fmean(values) for name, values in times.items()},
+        **{f"{name}_median_ms": 1e3 * median(values) for name, values in times.items()},
         "requests_per_s": len(result.calls) / span_s,
-        "output_tokens": float(sum(call.output_tokens for call in result.calls)),
+        "output_tokens_per_s": output_tokens / span_s,
+        "output_tokens": output_tokens,
         "prompt_tokens": float(sum(call.prompt_tokens for call in result.calls)),
     }
 
 
+def run(command: list[str], folder: Path, **environment: str) -> None:
+    """Run a tool; its last words if it fails."""
+    log = folder / "log"
+    with log.open("wb") as file:
+        done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, **environment})
+    if done.returncode:
+        raise SystemExit(f"{command[0]} ended with code {done.returncode}:\n{log.read_text()[-4000:]}")
+
+
 def bench(trace: Path, url: str, model: str, requests: int, folder: Path) -> dict[str, float]:
-    """Means of `vllm bench serve`, in milliseconds."""
+    """What `vllm bench serve` measured; times in milliseconds."""
     flags = {
         "--backend": "openai", "--base-url": url, "--model": model, "--tokenizer": model,
         "--dataset-name": "timed_trace", "--dataset-path": str(trace), "--num-prompts": str(requests),
-        "--result-dir": str(folder), "--result-filename": "bench.json", "--percentile-metrics": "ttft,tpot,itl,e2el",
+        "--result-dir": str(folder), "--result-filename": "bench.json", "--percentile-metrics": ",".join(TIMES),
         "--seed": "1", "--num-warmups": "0", "--ready-check-timeout-sec": "0", "--temperature": "0",
     }  # fmt: skip
     words = [word for pair in flags.items() for word in pair]
-    subprocess.run(
-        [sys.executable, "-c", BENCH, *words, "--ignore-eos", "--save-result", "--disable-tqdm"],
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
+    run([sys.executable, "-c", BENCH, *words, "--ignore-eos", "--save-result", "--disable-tqdm"], folder)
     said = json.loads((folder / "bench.json").read_text())
     return {
-        **{f"{name}_ms": said[f"mean_{name}_ms"] for name in ("ttft", "tpot", "itl", "e2el")},
+        **{f"{name}_{of}_ms": said[f"{of}_{name}_ms"] for of in ("mean", "median") for name in TIMES},
         "requests_per_s": said["request_throughput"],
+        "output_tokens_per_s": said["output_throughput"],
         "output_tokens": float(said["total_output_tokens"]),
         "prompt_tokens": float(said["total_input_tokens"]),
     }
 
 
+def aiperf(program: Path, url: str, model: str, folder: Path) -> dict[str, float]:
+    """What aiperf measured; times in milliseconds."""
+    out, hub = folder / "aiperf", folder / "hub"
+    # Its workers look a tokenizer up in the hub's cache, and refuse a folder: so this one is given a name there.
+    card = hub / f"models--{TOKENIZER.replace('/', '--')}"
+    if not card.exists():
+        for part in ("refs", "snapshots"):
+            (card / part).mkdir(parents=True)
+        (card / "refs" / "main").write_text("here")
+        (card / "snapshots" / "here").symlink_to(model)
+    flags = {
+        "--url": url, "--model": model, "--tokenizer": TOKENIZER, "--endpoint-type": "completions",
+        "--input-file": str(folder / MOONCAKE), "--custom-dataset-type": "mooncake_trace",
+        "--prompt-input-tokens-block-size": str(BLOCK), "--artifact-dir": str(out), "--ui": "none",
+        "--random-seed": "1",
+    }  # fmt: skip
+    words = [word for pair in flags.items() for word in pair]
+    extra = [word for field in ("ignore_eos:true", "temperature:0") for word in ("--extra-inputs", field)]
+    switches = ["--fixed-schedule", "--streaming", "--use-server-token-count", "--no-gpu-telemetry"]
+    run([str(program), "profile", *words, *extra, *switches], folder, HF_HUB_CACHE=str(hub), HF_HUB_OFFLINE="1")
+    said = json.loads((out / "profile_export_aiperf.json").read_text())
+    return {
+        **{f"{ours}_mean_ms": said[theirs]["avg"] for ours, theirs in AIPERF.items()},
+        **{f"{ours}_median_ms": said[theirs]["p50"] for ours, theirs in AIPERF.items()},
+        "requests_per_s": said["request_throughput"]["avg"],
+        "output_tokens_per_s": said["output_token_throughput"]["avg"],
+        "output_tokens": said["total_output_tokens"]["avg"],
+        "prompt_tokens": said["total_isl"]["avg"],
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=60)
     parser.add_argument("--rate", type=float, default=3.0, help="requests a second")
+    parser.add_argument("--aiperf", type=Path, help="its program, in an environment of its own")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     peer = Peer("return-index", ["{bin}/agentcache", "serve", "{model}", "--policy", "return-index"])
     environment = {"OMP_NUM_THREADS": "1", "VLLM_SERVER_DEV_MODE": "1", "HF_HUB_OFFLINE": "1"}
-    pairs: list[tuple[dict[str, float], dict[str, float]]] = []
+    rounds: list[dict[str, dict[str, float]]] = []
     with (
         tempfile.TemporaryDirectory() as name,
         started(peer, Peers("", "tiny-llama", [], FLAGS, environment=environment)) as url,
     ):
         folder = Path(name)
         model = httpx.get(f"{url}/v1/models").json()["data"][0]["id"]
-        for pair in range(given.pairs + 1):
-            ours, theirs = write(folder, given.requests, given.rate, pair)
-            sides: list[dict[str, float]] = [{}, {}]
-            for which in (0, 1) if pair % 2 else (1, 0):
-                httpx.post(f"{url}/reset_prefix_cache")
-                if which == 0:
-                    sides[0] = replay(ours, url)
-                else:
-                    sides[1] = bench(theirs, url, model, given.requests, folder)
-            if pair:  # the first one warms both up
-                pairs.append((sides[0], sides[1]))
-                print(pair, *(f"{key}={sides[0][key]:.2f}/{sides[1][key]:.2f}" for key in sides[0]), flush=True)
-    host = describe_host()
-    rows: list[dict[str, Any]] = []
-    for metric in pairs[0][0]:
-        row = {
-            "metric": metric,
-            "ours": round(median(ours[metric] for ours, _ in pairs), 3),
-            "vllm_bench": round(median(theirs[metric] for _, theirs in pairs), 3),
-            "ratio": round(median(ours[metric] / theirs[metric] for ours, theirs in pairs), 4),
-            "pairs": len(pairs),
+        ours, theirs = folder / "trace.jsonl", folder / "timed.jsonl"
+        tools: dict[str, Callable[[], dict[str, float]]] = {
+            OURS: lambda: replay(ours, url),
+            "vllm bench serve": lambda: bench(theirs, url, model, given.requests, folder),
         }
-        print(row)
-        rows.append(row | {"commit": commit(), "cpu_model": host["cpu"], "cores": host["cores"], "seed": 1})
+        if given.aiperf:
+            tools["aiperf"] = lambda: aiperf(given.aiperf, url, model, folder)
+        for number in range(given.rounds + 1):  # the first one warms all up
+            write(folder, given.requests, given.rate, number)
+            said = {}
+            turn = number % len(tools)
+            for tool in [*tools, *tools][turn : turn + len(tools)]:
+                httpx.post(f"{url}/reset_prefix_cache")
+                said[tool] = tools[tool]()
+            shown = (
+                f"{metric}=" + "/".join(f"{one.get(metric, 0.0):.2f}" for one in said.values()) for metric in SHOWN
+            )
+            print(number, "/".join(said), *shown, flush=True)
+            if number:
+                rounds.append(said)
+    host = describe_host()
+    where = {"commit": commit(), "cpu_model": host["cpu"], "cores": host["cores"], "seed": 1}
+    rows: list[dict[str, Any]] = []
+    for tool in tools:
+        for metric in [] if tool == OURS else rounds[0][tool]:
+            ratio = median(said[OURS][metric] / said[tool][metric] for said in rounds)
+            row = {
+                "tool": tool,
+                "metric": metric,
+                "ours": round(median(said[OURS][metric] for said in rounds), 3),
+                "theirs": round(median(said[tool][metric] for said in rounds), 3),
+                "ratio": round(ratio, 4),
+                "off_percent": round(100 * abs(ratio - 1), 2),
+                "rounds": len(rounds),
+            }
+            print(*row.values(), sep="  ")
+            rows.append(row | where)
     if given.out:
         with given.out.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")

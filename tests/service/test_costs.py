@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentcache.service.call import Plan
-from agentcache.service.costs import TIE, Ledger, Rates, elsewhere_s, ranked, rates
+from agentcache.service.costs import TIE, Ledger, Rates, choose, elsewhere, ranked, rates
 
 NAMES = ("a", "b", "c", "d")
 
@@ -30,10 +30,38 @@ def test_only_requests_without_a_first_token_are_waited_for() -> None:
     assert dict(ledger.waiting_s()) == {"a": 2.0, "b": 5.0}
 
 
+def test_all_open_requests_of_a_replica_are_counted() -> None:
+    ledger = Ledger({"1": Plan(replica="a"), "2": Plan(replica="a", started=True), "3": Plan(replica="b"), "4": Plan()})
+    assert ledger.requests() == {"a": 2, "b": 1}
+
+
 def test_what_waits_elsewhere_is_that_of_other_ingresses() -> None:
-    stats = {"waiting_s": {"mine": 4.0, "x": 1.0, "y": 2.0}}
-    assert elsewhere_s(stats, "mine") == 3.0
-    assert elsewhere_s({}, "mine") == elsewhere_s({"waiting_s": None}, "mine") == 0.0
+    stats = {"waiting_s": {"mine": 4.0, "x": 1.0, "y": 2.0}, "open": {"mine": 1, "x": 5}}
+    assert elsewhere(stats, "waiting_s", "mine") == 3.0
+    assert elsewhere(stats, "open", "mine") == 5
+    assert elsewhere({}, "open", "mine") == elsewhere({"open": 3}, "open", "mine") == 0.0
+
+
+def test_a_rebuild_costs_those_who_are_there_too() -> None:
+    speeds = {"home": Rates(1.0), "away": Rates(1.0)}
+
+    def chosen(wait_s: float, others: int) -> str | None:
+        plan = Plan(tokens=100, resident={"home": 90}, home="home")
+        choose(plan, {"home": wait_s}, {"away": others}, speeds)
+        assert plan.rebuild_s == (10.0 if plan.replica == "home" else 100.0)
+        return plan.replica
+
+    assert chosen(80.0, 0) == "home"
+    assert chosen(120.0, 0) == "away"  # where it is in nobody's way
+    assert chosen(120.0, 1) == "home"
+    assert chosen(250.0, 1) == "away"
+
+
+def test_a_replica_that_has_not_said_how_fast_it_is_is_as_fast_as_another() -> None:
+    plan = Plan(tokens=100, home="new")
+    assert choose(plan, {}, {}, {"old": Rates(2.0), "new": None}) == [["new"], ["old"]]
+    assert plan.rebuild_s == 200.0
+    assert choose(Plan(tokens=1), {}, {}, {}) == []
 
 
 def test_the_cheapest_is_first() -> None:

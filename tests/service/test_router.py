@@ -70,6 +70,19 @@ def test_what_others_have_sent_counts(router: ResidencyRouter) -> None:
     asyncio.run(run())
 
 
+def test_a_rebuild_where_others_are_served_costs_them_too(router: ResidencyRouter) -> None:
+    home = replica("a", waiting_s={"other": 150.0}, **RATES)
+
+    async def run() -> None:
+        plan = Plan(tokens=100, resident={"a": 100}, source="me")
+        assert names(await router.choose_replicas([home, replica("b", **RATES)], request(plan)))[0] == ["b"]
+        router.on_request_completed(home.replica_id, "1")
+        busy = replica("b", open={"other": 1, "me": 9}, **RATES)
+        assert names(await router.choose_replicas([home, busy], request(plan)))[0] == ["a"]
+
+    asyncio.run(run())
+
+
 def test_a_replica_that_has_said_nothing_is_as_fast_as_another(router: ResidencyRouter) -> None:
     async def run() -> None:
         plan = Plan(tokens=100, home="new")

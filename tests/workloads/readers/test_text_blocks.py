@@ -1,9 +1,10 @@
 """Messages as blocks: equal text is equal ids, four characters are a token; and jobs that come again."""
 
+import dataclasses
 from typing import Any
 
 from agentcache_workloads.readers.text_blocks import BLOCK, as_blocks, recycled
-from agentcache_workloads.readers.trace import Call, Session
+from agentcache_workloads.readers.trace import Call, Parent, Session
 
 
 def session(sid: str, *prompts: list[dict[str, Any]]) -> Session:
@@ -42,3 +43,12 @@ def test_copies_share_what_sessions_share_and_nothing_else() -> None:
     blocks = [set(s.calls[0].items) for s in many]
     assert len(set.intersection(*blocks)) == 2
     assert sum(len(b) - 2 for b in blocks) + 2 == len(set().union(*blocks))
+
+
+def test_copies_start_sub_agents_of_their_own() -> None:
+    calls = session("a", [SYSTEM]).calls
+    parent = dataclasses.replace(session("a", [SYSTEM]), calls=(dataclasses.replace(calls[0], spawn=("a/1",)),))
+    child = dataclasses.replace(session("a/1", [SYSTEM]), parent=Parent("a", 0, 0.0))
+    copies = list(recycled(as_blocks([parent, child]), 4))[2:]
+    assert [copy.sid for copy in copies] == ["a.1", "a/1.1"]
+    assert copies[0].calls[0].spawn == ("a/1.1",) and copies[1].parent == Parent("a.1", 0, 0.0)

@@ -69,6 +69,9 @@ def test_the_control_equals_stock_to_the_token(tiny: Path, tmp_path: Path) -> No
     assert all(name.startswith("vllm.") for name in stock["classes"].values())
     assert control["classes"]["scheduler"] == "agentcache.vllm_plugin.scheduler.AgentCacheScheduler"
     assert control["cached_tokens"] == stock["cached_tokens"] > 0
+    assert (stock["idle_retained_token_s"], control["unknown"]) == (None, {})
+    assert "stock vLLM" in stock["unknown"]["idle_retained_token_s"]
+    assert 0 < control["idle_retained_token_s"] < control["cache_tokens"] * control["makespan_s"]
     assert "mean job latency" in done.stdout.splitlines()[-1]
     assert page.read_text().startswith("<!")
 

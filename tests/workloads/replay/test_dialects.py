@@ -1,6 +1,4 @@
-import pytest
-
-from agentcache_workloads.replay.dialects import DIALECTS, Claims, say
+from agentcache_workloads.replay.dialects import Claims, say
 
 HINTS: dict[str, str | int] = {"job_id": "j", "is_last_step": 0, "this_func_call": "bash"}
 
@@ -11,9 +9,3 @@ def test_the_same_hints_in_each_dialect() -> None:
     assert continuum == Claims(body={"job_id": "j", "is_last_step": False, "this_func_call": "bash"})
     assert continuum.body["is_last_step"] is False
     assert say("session-id", HINTS, "j/s") == Claims(headers={"X-Session-ID": "j/s"})
-
-
-@pytest.mark.parametrize("dialect", DIALECTS)
-def test_the_true_pause_is_told_to_oracles_alone(dialect: str) -> None:
-    assert "expected_s" not in say(dialect, HINTS, "s").xargs
-    assert say(dialect, HINTS, "s", 2.5).xargs["expected_s"] == 2.5

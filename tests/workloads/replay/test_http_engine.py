@@ -17,29 +17,21 @@ from agentcache_workloads.replay.metrics import run_object
 from agentcache_workloads.replay.plan import Selection, load_plan
 from agentcache_workloads.replay.render import Renderer
 from agentcache_workloads.replay.spec import KEY, Remote, RunResult, RunSpec
+from tests.workloads.replay.specs import run_spec
 from tests.workloads.replay.stub_server import Behaviour, StubServer, running
 
 
 @pytest.fixture
 def spec(tiny: Path) -> RunSpec:
-    return RunSpec(
+    return run_spec(
         trace=str(tiny),
         selection=Selection(sessions=4, max_calls=3),
         policy="vllm-lru",
-        admission="fcfs",
-        profile=None,
-        mode="fused",
-        seed=1,
         slots=2,
         time_scale=0.0,
         tokens_per_block=1,
-        hints=True,
         model="stub",
-        vocab_size=512,
-        dtype="float32",
-        block_size=32,
         cache_blocks=400,
-        max_batched_tokens=512,
         max_context_tokens=9000,
         engine="http",
     )
@@ -85,12 +77,12 @@ def test_every_call_is_made_forced_and_timed(spec: RunSpec) -> None:
 
 
 def test_the_run_object_says_how_it_was_made(spec: RunSpec) -> None:
-    result, _ = drive(spec, output="ignore-eos", dialect="session-id", oracle=True)
+    result, _ = drive(spec, output="ignore-eos", dialect="session-id")
     plan = load_plan(spec.trace, spec.selection)
     known = known_tokens(plan.jobs, Renderer(plan.meta, 1, 512, 0), 1, 32, result.calls)
-    remote = Remote("http://x", output="ignore-eos", dialect="session-id", oracle=True)
+    remote = Remote("http://x", output="ignore-eos", dialect="session-id")
     made = run_object(msgspec.structs.replace(spec, remote=remote), result, 1.0, known)
-    assert (made["output_mode"], made["dialect"], made["oracle"]) == ("ignore-eos", "session-id", True)
+    assert (made["output_mode"], made["dialect"], made["oracle"]) == ("ignore-eos", "session-id", False)
     assert made["cached_tokens"] == 32 * made["calls"]
     assert made["hit_rate"]["request"] == 1.0
     assert made["client"]["retries"] == 0
@@ -111,16 +103,6 @@ def test_without_forcing_lengths_are_the_recorded_ones(spec: RunSpec) -> None:
     headers, body = drive(silent, output="ignore-eos")[1].requests[0]
     assert "x-session-id" not in headers
     assert "vllm_xargs" not in body
-
-
-def test_an_oracle_is_told_the_pause_that_follows(spec: RunSpec) -> None:
-    told = msgspec.structs.replace(spec, time_scale=1e-4)
-    _, stub = drive(told, oracle=True)
-    plan = load_plan(spec.trace, spec.selection)
-    pauses = {round(turn.pause_s * 1e-4, 9) for job in plan.jobs for turn in job.turns if turn.follows is not None}
-    said = [body["vllm_xargs"].get("expected_s") for _, body in stub.requests]
-    assert {round(value, 9) for value in said if value is not None} <= pauses
-    assert said.count(None) == 4  # the last turn of each job
 
 
 def test_what_is_tried_again_is_counted_and_timed(spec: RunSpec) -> None:

@@ -12,8 +12,8 @@ from agentcache_workloads.replay.metrics import (
     saved_by,
     spread,
 )
-from agentcache_workloads.replay.plan import Selection
-from agentcache_workloads.replay.spec import STOCK, CallRecord, Client, JobRecord, Remote, RunResult, RunSpec
+from agentcache_workloads.replay.spec import STOCK, CallRecord, Client, JobRecord, Remote, RunResult
+from tests.workloads.replay.specs import run_spec
 
 SCHEMA = [
     "engine",
@@ -54,34 +54,12 @@ SCHEMA = [
     "recomputed_tokens",
     "hit_rate",
     "idle_retained_token_s",
+    "unknown",
     "jobs_per_s",
     "by_kind",
     "client",
     "residency",
 ]
-
-
-def make_spec(policy: str = "lru-holes", admission: str = "fcfs") -> RunSpec:
-    return RunSpec(
-        trace="t",
-        selection=Selection(),
-        policy=policy,
-        admission=admission,
-        profile=None,
-        mode="fused",
-        seed=3,
-        slots=2,
-        time_scale=1.0,
-        tokens_per_block=2,
-        hints=True,
-        model="m",
-        vocab_size=512,
-        dtype="float32",
-        block_size=32,
-        cache_blocks=10,
-        max_batched_tokens=512,
-        max_context_tokens=100,
-    )
 
 
 CALLS = [
@@ -96,10 +74,10 @@ RESULT = RunResult(CALLS, JOBS, evictions=4, makespan_s=7.0, classes={"scheduler
 
 
 def test_a_run_by_hand() -> None:
-    run = run_object(make_spec(), RESULT, live_pool=1.5)
+    run = run_object(run_spec(), RESULT, live_pool=1.5)
     assert set(run) == {*SCHEMA, "job_latencies_s", "classes"}
-    assert (run["engine"], run["policy"], run["seed"], run["live_pool"]) == ("vllm", "lru-holes", 3, 1.5)
-    assert (run["jobs"], run["calls"], run["errors"], run["cache_tokens"]) == (2, 3, 1, 320)
+    assert (run["engine"], run["policy"], run["seed"], run["live_pool"]) == ("vllm", "lru", 1, 1.5)
+    assert (run["jobs"], run["calls"], run["errors"], run["cache_tokens"]) == (2, 3, 1, 256)
     assert run["job_latency_s"] == {
         "mean": 4.5,
         "p50": 4.5,
@@ -128,19 +106,19 @@ def test_a_run_by_hand() -> None:
 
 def test_what_stock_vllm_cannot_know_is_null() -> None:
     calls = [CallRecord("a/0", "first", 0.0, 100, 5, 1.0, 3.0, cached_tokens=32)]
-    run = run_object(make_spec(STOCK), RunResult(calls, JOBS[:1], None, 3.0, {}), 1.0)
+    run = run_object(run_spec(policy=STOCK), RunResult(calls, JOBS[:1], None, 3.0, {}), 1.0)
     assert run["cached_tokens_after_hole"] == 0  # known: stock reuses prefixes only
     assert (run["evictions"], run["preemptions"], run["holes_per_call"]["mean"]) == (None, None, None)
     assert run["queue_s"]["mean"] is None
 
 
 def test_holding_is_unknown_where_turns_may_be_held_and_nobody_says() -> None:
-    assert run_object(make_spec(admission="working-set"), RESULT, 1.0)["held_s"]["mean"] is None
+    assert run_object(run_spec(admission="working-set"), RESULT, 1.0)["held_s"]["mean"] is None
 
 
 def test_slowdowns_are_to_the_job_alone_and_jain_is_of_their_inverses() -> None:
     result = msgspec.structs.replace(RESULT, alone_s={job.job: job.ended_s - job.arrived_s for job in JOBS})
-    assert run_object(make_spec(), result, 1.0)["slowdown"]["p50"] == 1.0
+    assert run_object(run_spec(), result, 1.0)["slowdown"]["p50"] == 1.0
     assert jain([1.0, 1.0, 1.0]) == pytest.approx(1.0)
     assert jain([1.0, 0.0, 0.0, 0.0]) == pytest.approx(0.25)
     assert jain([]) is None
@@ -190,7 +168,7 @@ def test_what_stood_behind_holes_has_a_price_only_where_somebody_says_it() -> No
 
 def test_recomputed_is_what_was_known_and_not_found() -> None:
     known = {"a/0": 0, "a/1": 128, "b/0": 0}  # of a/1, 96 were found; b/0 found more than was surely there
-    run = run_object(make_spec(), RESULT, 1.0, known)
+    run = run_object(run_spec(), RESULT, 1.0, known)
     assert run["recomputed_tokens"] == 32
     assert run["by_kind"]["after_tool"] == {
         "calls": 1,
@@ -199,12 +177,12 @@ def test_recomputed_is_what_was_known_and_not_found() -> None:
         "recomputed_tokens": 32,
     }
     assert run["by_kind"]["first"]["recomputed_tokens"] == 0
-    assert run_object(make_spec(), RESULT, 1.0)["recomputed_tokens"] is None
+    assert run_object(run_spec(), RESULT, 1.0)["recomputed_tokens"] is None
 
 
 def test_times_between_tokens_are_of_all_tokens() -> None:
     calls = [msgspec.structs.replace(CALLS[0], gaps_s=[0.1, 0.3]), msgspec.structs.replace(CALLS[2], gaps_s=[0.2])]
-    run = run_object(make_spec(), msgspec.structs.replace(RESULT, calls=calls), 1.0)
+    run = run_object(run_spec(), msgspec.structs.replace(RESULT, calls=calls), 1.0)
     assert run["itl_s"]["mean"] == pytest.approx(0.2)
     assert run["itl_s"]["max"] == 0.3
 
@@ -223,14 +201,16 @@ def test_a_servers_counters_stand_in_for_what_its_answers_do_not_say() -> None:
         idle_token_s=7.5,
         holes_mean=0.5,
     )
-    run = run_object(make_spec(), result, 1.0, {"a/0": 96})
+    run = run_object(run_spec(), result, 1.0, {"a/0": 96})
     assert (run["cached_tokens"], run["cached_tokens_after_hole"], run["computed_tokens"]) == (64, 32, 36)
     assert (run["preemptions"], run["evictions"], run["idle_retained_token_s"]) == (2, 9, 7.5)
+    assert run["unknown"] == {}
     assert run["holes_per_call"] == {"mean": 0.5, "p99": None}
     assert run["hit_rate"]["token"] is None  # a rate is of calls, and no call says it
     assert run["recomputed_tokens"] is None
-    unknown = run_object(make_spec(), msgspec.structs.replace(result, cached_tokens=None), 1.0)
+    unknown = run_object(run_spec(), msgspec.structs.replace(result, cached_tokens=None, idle_token_s=None), 1.0)
     assert (unknown["cached_tokens"], unknown["computed_tokens"]) == (None, None)
+    assert "stock vLLM" in unknown["unknown"]["idle_retained_token_s"]
 
 
 def test_the_client_says_what_it_cost() -> None:
@@ -238,6 +218,6 @@ def test_the_client_says_what_it_cost() -> None:
     told = client_object(client)
     assert (told["events_per_s"], told["cpu_share"], told["retries"]) == (30.0, 0.05, 2)
     assert told["send_lag_s"]["mean"] == pytest.approx(0.002)
-    spec = msgspec.structs.replace(make_spec(), remote=Remote("http://x", output="ignore-eos", oracle=True))
+    spec = msgspec.structs.replace(run_spec(), remote=Remote("http://x", output="ignore-eos"), oracle=True)
     run = run_object(spec, msgspec.structs.replace(RESULT, client=client), 1.0)
     assert (run["output_mode"], run["oracle"], run["client"]["timeouts"]) == ("ignore-eos", True, 1)

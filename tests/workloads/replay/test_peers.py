@@ -1,5 +1,6 @@
 """Servers without a model in the place of the peers; what is real is their processes, and the replay over HTTP."""
 
+import csv
 import io
 import json
 import os
@@ -61,7 +62,8 @@ admission = "working-set"
 argv = ["{{python}}", "{STUB}", "{{port}}", 'agentcache_policy_active{{policy="lru"}} 1']
 """)
     page = tmp_path / "out.html"
-    command = [*AGENTCACHE, "peers", str(path), "--json", str(out), "--html", str(page)]
+    kept = tmp_path / "out.csv"
+    command = [*AGENTCACHE, "peers", str(path), "--json", str(out), "--html", str(page), "--csv", str(kept)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(out.read_text())
@@ -71,6 +73,12 @@ argv = ["{{python}}", "{STUB}", "{{port}}", 'agentcache_policy_active{{policy="l
     assert left["policy"] == "offload"
     assert "no such device" in left["reason"]
     assert "no such device" in page.read_text()
+    stock, lru, offload = csv.DictReader(kept.open())
+    assert (stock["job_latency_mean_s_ratio"], stock["calls"], stock["seed"]) == ("1.0", "4", "1")
+    ratio = result["runs"][1]["ttft_s"]["all"]["mean"] / result["runs"][0]["ttft_s"]["all"]["mean"]
+    assert float(lru["ttft_mean_s_ratio"]) == pytest.approx(ratio, abs=1e-6)
+    assert (offload["policy"], offload["calls"], offload["cores"]) == ("offload", "", stock["cores"])
+    assert "no such device" in offload["left_out"]
 
 
 def test_a_server_is_ended_with_all_its_processes(tmp_path: Path) -> None:
@@ -113,7 +121,9 @@ def test_a_server_that_never_answers_is_given_up() -> None:
 
 
 def test_the_reason_is_the_first_error_of_the_log() -> None:
-    log = b"INFO fine\nValueError: no GPU\nRuntimeError: Engine core initialization failed\nbye\n"
+    log = b"WARNING errors like `OSError: 24`\nINFO fine\nValueError: no GPU\nRuntimeError: Engine core failed\nbye\n"
     assert reason(io.BytesIO(log)) == "ValueError: no GPU"
+    logged = b"(Worker pid=7) ERROR 11-21 14:15:48 [multiproc_executor.py:1063] Exception: only on GPUs\n"
+    assert reason(io.BytesIO(logged)) == "Exception: only on GPUs"
     assert reason(io.BytesIO(b"a\nlast words\n")) == "last words"
     assert reason(io.BytesIO()) == "nothing in its log"

@@ -61,7 +61,16 @@ def test_open_arrivals(tmp_path: Path, arrival: str) -> None:
     assert run["arrival"] == arrival and run["profile"] == "h20-like" and not run["hints"]
 
 
-def test_an_oracle_or_a_profile_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_an_oracle_of_pauses_is_told_them_and_marked(tmp_path: Path) -> None:
+    never, oracle = replay(tmp_path, "--policies", "continuum-never+lru,continuum-oracle+lru", "--slots", "2")
+    assert (never["oracle"], oracle["oracle"]) == (False, True)
+    for flags in (["--policies", "belady"], ["--policies", "continuum-oracle+lru", "--no-hints"]):
+        refused = CliRunner().invoke(app, ["replay", str(TRACE), "--engine", "sim", "--cache-tokens", "200000", *flags])
+        assert refused.exit_code == 2
+        assert "which nobody tells it here" in " ".join(refused.output.split())
+
+
+def test_a_profile_that_is_not_there_is_refused(tmp_path: Path) -> None:
     result = CliRunner().invoke(
         app, ["replay", str(TRACE), "--engine", "sim", "--cache-tokens", "200000", "--profile", "h300-like"]
     )

@@ -11,8 +11,9 @@ from agentcache.cost import CostModel, CostProfile
 from agentcache_workloads.replay.driven import Difference, Driven, drive
 from agentcache_workloads.replay.plan import Selection, load_plan
 from agentcache_workloads.replay.render import Renderer
-from agentcache_workloads.replay.spec import CallRecord, RunSpec, Step
+from agentcache_workloads.replay.spec import CallRecord, Step
 from agentcache_workloads.replay.validate import Row, judge
+from tests.workloads.replay.specs import run_spec
 
 PRICE = CostProfile(c_lin=1e-4, c_att=1e-9)
 
@@ -39,26 +40,8 @@ def test_what_is_close_enough(rows: list[Row], fine: list[bool]) -> None:
 def test_a_recorded_clock_drives_the_simulator(tiny: Path) -> None:
     """One turn, then the turn that extends it: the second finds what the first computed."""
     plan = load_plan(tiny, Selection(max_calls=2))
-    spec = RunSpec(
-        trace=str(tiny),
-        selection=Selection(max_calls=2),
-        policy="lru",
-        admission="fcfs",
-        profile=None,
-        mode="fused",
-        seed=1,
-        slots=1,
-        time_scale=0.0,
-        tokens_per_block=4,
-        hints=True,
-        model="",
-        vocab_size=1000,
-        dtype="float32",
-        block_size=4,
-        cache_blocks=20_000,
-        max_batched_tokens=100_000,
-        max_context_tokens=100_000,
-    )
+    size = {"tokens_per_block": 4, "block_size": 4, "cache_blocks": 20_000}
+    spec = run_spec(time_scale=0.0, max_batched_tokens=100_000, max_context_tokens=100_000, **size)
     job = next(job for job in plan.jobs if len(job.turns) == 2 and job.turns[1].after == (0,))
     renderer = Renderer(plan.meta, 4, 1000, 1)
     first, second = job.turns

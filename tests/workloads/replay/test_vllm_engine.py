@@ -12,30 +12,12 @@ from agentcache.errors import ConfigError, EngineError
 from agentcache_workloads.replay import vllm_engine
 from agentcache_workloads.replay.plan import Selection
 from agentcache_workloads.replay.spec import STOCK, RunSpec
+from tests.workloads.replay.specs import run_spec
 
 
 @pytest.fixture
 def spec() -> RunSpec:
-    return RunSpec(
-        trace="t",
-        selection=Selection(max_calls=3),
-        policy="lru",
-        admission="fcfs",
-        profile=None,
-        mode="fused",
-        seed=1,
-        slots=1,
-        time_scale=1.0,
-        tokens_per_block=2,
-        hints=True,
-        model="m",
-        vocab_size=512,
-        dtype="float32",
-        block_size=32,
-        cache_blocks=8,
-        max_batched_tokens=64,
-        max_context_tokens=64,
-    )
+    return run_spec(selection=Selection(max_calls=3))
 
 
 def worker(monkeypatch: pytest.MonkeyPatch, program: str) -> None:

@@ -88,6 +88,13 @@ def test_verdict_says_who_won_whoever_it_was(run: Make, means_s: dict[str, float
     assert verdict(rows([run(policy, mean_s) for policy, mean_s in means_s.items()])).startswith(sentence)
 
 
+def test_a_tie_is_no_victory_and_a_pool_for_everything_is_said(run: Make) -> None:
+    tie = "All have the same mean job latency, 20.00 s."
+    assert verdict(rows([run("vllm-lru", 20), run("lru", 20.001)])) == tie
+    roomy = verdict(rows([run("vllm-lru", 20, live_pool=0.1), run("lru", 20, live_pool=0.1)]))
+    assert roomy.startswith(tie + " The pool holds nearly all")
+
+
 def test_verdict_without_a_finished_job(run: Make) -> None:
     assert verdict(rows([run("vllm-lru", 1, job_latency_s=None)])).startswith("No job finished")
 

@@ -6,12 +6,12 @@ is ours: turns are 1 + Poisson; all jobs share the 1,024 tokens of instructions 
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import msgspec
 import numpy as np
 
-from agentcache_workloads.readers.trace import SCHEMA, Call, Meta, Session
+from agentcache_workloads.readers.build import make_call, make_meta, make_session
+from agentcache_workloads.readers.trace import Meta, Session
 
 BLOCK = 64  # tokens a block id stands for
 TURNS = 6.3
@@ -37,21 +37,8 @@ class Bfcl(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def generate(spec: Bfcl, seed: int) -> tuple[Meta, Iterator[Session]]:
     """The head and the jobs; they have no arrival times. The same for a seed."""
     turns = (1 + np.random.default_rng((seed, 0)).poisson(TURNS - 1, size=spec.jobs)).tolist()
-    calls = sum(turns)
-    record: dict[str, Any] = {
-        "kind": "meta",
-        "schema": SCHEMA,
-        "name": "bfcl_web_search",
-        "split": "generated",
-        "n_sessions": spec.jobs,
-        "n_calls": calls,
-        "source": {"generator": "bfcl", "seed": seed, **msgspec.to_builtins(spec)},
-        "block_size": BLOCK,
-        "hash_scope": "trace",
-        "tail_hashed": False,
-        "arrival": "none: synthesise",
-    }
-    meta = Meta(record["name"], "generated", spec.jobs, calls, BLOCK, "trace", False, record)
+    source = {"generator": "bfcl", "seed": seed, **msgspec.to_builtins(spec)}
+    meta = make_meta("bfcl_web_search", spec.jobs, sum(turns), BLOCK, source, split="generated")
     return meta, _sessions(spec, turns, seed)
 
 
@@ -61,7 +48,6 @@ def _sessions(spec: Bfcl, turns: list[int], seed: int) -> Iterator[Session]:
     shared = tuple(range(1, SHARED // BLOCK + 1))
     next_id = len(shared) + 1
     for number, count in enumerate(turns):
-        sid = f"bfcl-{number:05d}"
         tokens = SHARED + QUESTION
         ids = shared
         tool: str | None = None
@@ -72,29 +58,21 @@ def _sessions(spec: Bfcl, turns: list[int], seed: int) -> Iterator[Session]:
             next_id += fresh
             pause_s = round(_gamma(rng, TOOL_S, spec.tool_cv), 3) if turn else 0.0
             tool = str(rng.choice(TOOLS)) if turn + 1 < count else None
-            calls.append(_call(sid, turn, pause_s, tokens, ids, tool))
+            calls.append(
+                make_call(
+                    turn,
+                    after=turn - 1 if turn else None,
+                    delay_s=pause_s,
+                    kind="tool" if turn else "start",
+                    in_tok=tokens,
+                    out_tok=OUTPUT,
+                    items=ids,
+                    stop="tool_use" if tool else "end_turn",
+                    tools=(tool,) if tool else (),
+                )
+            )
             tokens += OUTPUT + max(round(_gamma(rng, result, RESULT_CV)), 1)
-        head = {"kind": "session", "sid": sid, "arrival_s": None, "agent": "web-search", "parent": None}
-        yield Session(sid, None, None, None, tuple(calls), head)
-
-
-def _call(sid: str, turn: int, pause_s: float, tokens: int, ids: tuple[int, ...], tool: str | None) -> Call:
-    after, kind = (turn - 1, "tool") if turn else (None, "start")
-    stop = "tool_use" if tool else "end_turn"
-    record = {
-        "kind": "call",
-        "sid": sid,
-        "turn": turn,
-        "after": after,
-        "delay_s": pause_s,
-        "delay_kind": kind,
-        "in_tok": tokens,
-        "out_tok": OUTPUT,
-        "stop": stop,
-        "tools": [{"name": tool}] if tool else [],
-    }
-    tools = (tool,) if tool else ()
-    return Call(turn, after, pause_s, kind, tokens, OUTPUT, "blocks", ids, stop, tools, (), None, None, record)
+        yield make_session(f"bfcl-{number:05d}", calls, agent="web-search")
 
 
 def _gamma(rng: np.random.Generator, mean: float, cv: float) -> float:

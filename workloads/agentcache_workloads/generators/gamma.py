@@ -7,12 +7,13 @@ and pauses set by how many requests of others pass between two turns, from the p
 
 from collections.abc import Iterator
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 import numpy as np
 
-from agentcache_workloads.readers.trace import SCHEMA, Call, Meta, Session
+from agentcache_workloads.readers.build import make_call, make_meta, make_session
+from agentcache_workloads.readers.trace import Meta, Session
 
 BLOCK = 64  # tokens a block id stands for
 TURNS = (3, 9)
@@ -47,20 +48,9 @@ class Gamma(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def generate(spec: Gamma, seed: int) -> tuple[Meta, Iterator[Session]]:
     """The head and the chats, in order of arrival, each made as it is asked for; the last one is cut at `requests`."""
     counts = _turn_counts(spec, seed)
-    record: dict[str, Any] = {
-        "kind": "meta",
-        "schema": SCHEMA,
-        "name": f"gamma_{spec.data}_{spec.dispersion}",
-        "split": "generated",
-        "n_sessions": len(counts),
-        "n_calls": spec.requests,
-        "source": {"generator": "gamma", "seed": seed, **msgspec.to_builtins(spec)},
-        "block_size": BLOCK,
-        "hash_scope": "trace",
-        "tail_hashed": False,
-        "arrival": "Gamma",
-    }
-    meta = Meta(record["name"], "generated", len(counts), spec.requests, BLOCK, "trace", False, record)
+    source = {"generator": "gamma", "seed": seed, **msgspec.to_builtins(spec)}
+    name = f"gamma_{spec.data}_{spec.dispersion}"
+    meta = make_meta(name, len(counts), spec.requests, BLOCK, source, split="generated", arrival="Gamma")
     return meta, _sessions(spec, counts, seed)
 
 
@@ -86,27 +76,20 @@ def _sessions(spec: Gamma, counts: list[int], seed: int) -> Iterator[Session]:
             ids += tuple(range(next_id, next_id + fresh))
             next_id += fresh
             pause_s = round(_gamma(rng, BETWEEN[spec.dispersion] / spec.qps, spec.pause_cv), 3) if turn else 0.0
-            calls.append(_call(f"gamma-{number:05d}", turn, pause_s, tokens, output, ids))
+            calls.append(
+                make_call(
+                    turn,
+                    after=turn - 1 if turn else None,
+                    delay_s=pause_s,
+                    kind="user" if turn else "start",
+                    in_tok=tokens,
+                    out_tok=output,
+                    items=ids,
+                    stop="end_turn",
+                )
+            )
             tokens += growth
-        sid = f"gamma-{number:05d}"
-        head = {"kind": "session", "sid": sid, "arrival_s": round(arrival_s, 3), "agent": "chat", "parent": None}
-        yield Session(sid, None, head["arrival_s"], None, tuple(calls), head)
-
-
-def _call(sid: str, turn: int, pause_s: float, tokens: int, output: int, ids: tuple[int, ...]) -> Call:
-    after, kind = (turn - 1, "user") if turn else (None, "start")
-    record = {
-        "kind": "call",
-        "sid": sid,
-        "turn": turn,
-        "after": after,
-        "delay_s": pause_s,
-        "delay_kind": kind,
-        "in_tok": tokens,
-        "out_tok": output,
-        "stop": "end_turn",
-    }
-    return Call(turn, after, pause_s, kind, tokens, output, "blocks", ids, "end_turn", (), (), None, None, record)
+        yield make_session(f"gamma-{number:05d}", calls, agent="chat", arrival_s=round(arrival_s, 3))
 
 
 def _gamma(rng: np.random.Generator, mean: float, cv: float) -> float:

@@ -1,6 +1,6 @@
 """Makes the typed parts of a trace together with their records, so that what was read or generated can be written."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from agentcache_workloads.readers.trace import SCHEMA, Call, Meta, Parent, Session
@@ -36,6 +36,14 @@ def make_meta(
     return Meta(name, split, n_sessions, n_calls, block_size, "trace", tail_hashed, record)
 
 
+def make_trace(
+    name: str, sessions: Sequence[Session], block_size: int | None, form: str, **more: Any
+) -> tuple[Meta, Iterator[Session]]:
+    """The head of sessions that were all read from a file of the format `form`, and they."""
+    calls = sum(len(session.calls) for session in sessions)
+    return make_meta(name, len(sessions), calls, block_size, {"format": form}, **more), iter(sessions)
+
+
 def make_session(
     sid: str,
     calls: Sequence[Call],
@@ -68,14 +76,15 @@ def make_call(
     spawn: tuple[str, ...] = (),
     t_s: float | None = None,
     api_s: float | None = None,
+    rec: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> Call:
-    """A call; `kind` is its `delay_kind`, `more` are further fields of its line."""
+    """A call; `kind` is its `delay_kind`, `rec` what else was recorded of it, `more` are further fields of its line."""
     record: dict[str, Any] = {"kind": "call", "delay_kind": kind, "stop": stop, **more}
     if tools:
         record["tools"] = [{"name": name} for name in tools]
-    recorded = {name: value for name, value in (("t_s", t_s), ("api_s", api_s)) if value is not None}
-    if recorded:
+    times = {name: value for name, value in (("t_s", t_s), ("api_s", api_s)) if value is not None}
+    if recorded := {**times, **(rec or {})}:
         record["rec"] = recorded
     return Call(turn, after, delay_s, kind, in_tok, out_tok, enc, items, stop, tools, spawn, t_s, api_s, record)
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from agentcache.errors import InputError
-from agentcache_workloads.readers.building import make_call, make_session, make_trace
+from agentcache_workloads.readers.build import make_call, make_session, make_trace
 from agentcache_workloads.readers.lines import numbered_lines
 from agentcache_workloads.readers.swe_smith import CHARACTERS
 from agentcache_workloads.readers.trace import Call, Meta, Parent, Session
 
+AGENT = "continuum"
 MAX_BYTES = 4 << 30  # unpacked
 _NOTES = "A step that was not accepted into the context is a sub-agent's session of one call."
 
@@ -149,28 +150,28 @@ def _sessions(sid: str, steps: Sequence[_Step]) -> Iterator[Session]:
         name = f"{sid}~{len(branches)}"
         calls[-1][2].append(name)
         parent = Parent(sid, len(calls) - 1, pause_s)
-        branches.append(make_session(name, [_call(name, 0, None, 0.0, step, ())], parent))
+        branches.append(make_session(name, [_call(0, None, 0.0, step, ())], agent=AGENT, parent=parent))
         pause_s += step.gap_s
     root = [
-        _call(sid, turn, turn - 1 if turn else None, pause_s, step, spawn)
+        _call(turn, turn - 1 if turn else None, pause_s, step, tuple(spawn))
         for turn, (step, pause_s, spawn) in enumerate(calls)
     ]
     if root:
-        yield make_session(sid, root)
+        yield make_session(sid, root, agent=AGENT)
         yield from branches
 
 
-def _call(sid: str, turn: int, after: int | None, delay_s: float, step: _Step, spawn: Sequence[str]) -> Call:
+def _call(turn: int, after: int | None, delay_s: float, step: _Step, spawn: tuple[str, ...]) -> Call:
     return make_call(
-        sid,
         turn,
         after=after,
         delay_s=delay_s,
-        delay_kind="start" if after is None else "tool",
+        kind="start" if after is None else "tool",
         in_tok=step.in_tok,
         out_tok=step.out_tok,
         enc=step.enc,
         items=step.items,
+        stop="tool_use" if step.tools else "end_turn",
         tools=step.tools,
         spawn=spawn,
         **step.more,
@@ -180,7 +181,7 @@ def _call(sid: str, turn: int, after: int | None, delay_s: float, step: _Step, s
 def _trace(path: Path, sessions: list[Session], source: str) -> tuple[Meta, Iterator[Session]]:
     if len({session.sid for session in sessions}) < len(sessions):
         raise InputError(f"{path} has two jobs of one instance_id; nothing was done")
-    return make_trace(path.name.partition(".")[0], sessions, None, source, _NOTES)
+    return make_trace(path.name.partition(".")[0], sessions, None, source, notes=_NOTES)
 
 
 def _ids(where: str, step: dict[str, Any], name: str) -> tuple[int, ...]:

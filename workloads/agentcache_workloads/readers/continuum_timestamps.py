@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from agentcache.errors import InputError
-from agentcache_workloads.readers.building import make_call, make_session, make_trace
+from agentcache_workloads.readers.build import make_call, make_session, make_trace
 from agentcache_workloads.readers.trace import Call, Meta, Session
 
 BLOCK = 16
@@ -42,6 +42,7 @@ def read_timestamps(path: str | Path) -> tuple[Meta, Iterator[Session]]:
         calls: list[Call] = []
         ids: tuple[int, ...] = ()
         departed = 0.0
+        first_s: float | None = None
         for turn, (arrival, departure, length, hit) in enumerate(_turns(path, job, events)):
             pause_s = arrival - departed if calls else 0.0
             if pause_s < 0:
@@ -55,26 +56,26 @@ def read_timestamps(path: str | Path) -> tuple[Meta, Iterator[Session]]:
             fresh = length // BLOCK - keep
             ids = ids[:keep] + tuple(range(next_id, next_id + fresh))
             next_id += fresh
-            first = calls[0].record["rec"]["arrived_s"] if calls else arrival
-            rec = {"arrived_s": arrival, "t_s": arrival - first, "api_s": departure - arrival, "hit_length": hit}
+            first_s = arrival if first_s is None else first_s
             after, kind = (turn - 1, "tool") if turn else (None, "start")
             call = make_call(
-                job,
                 turn,
                 after=after,
                 delay_s=pause_s,
-                delay_kind=kind,
+                kind=kind,
                 in_tok=length,
                 out_tok=1,
                 enc="blocks",
                 items=ids,
                 stop="tool_use",
-                rec=rec,
+                t_s=arrival - first_s,
+                api_s=departure - arrival,
+                rec={"hit_length": hit},
             )
             calls.append(call)
-        if calls:
-            sessions.append(make_session(job, calls, arrival_s=calls[0].record["rec"]["arrived_s"] - begin))
-    return make_trace(Path(path).stem, sessions, BLOCK, "scheduler_timestamps", _NOTES)
+        if first_s is not None:
+            sessions.append(make_session(job, calls, agent="continuum", arrival_s=first_s - begin))
+    return make_trace(Path(path).stem, sessions, BLOCK, "scheduler_timestamps", arrival="recorded", notes=_NOTES)
 
 
 def _turns(path: str | Path, job: str, events: list[Any]) -> Iterator[tuple[float, float, int, int]]:

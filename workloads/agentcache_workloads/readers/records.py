@@ -138,7 +138,7 @@ class Records:
             self.fail(
                 f"{len(ids)} block ids for {in_tok} prompt tokens",
                 f"about {math.ceil(expected)} of {block_size} tokens each",
-                hint="if the source's blocks have another size, say so: --block-size",
+                hint="if the source's blocks have another size, say so: --block-size, of a replay --trace-block-size",
             )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from agentcache.errors import InputError
-from agentcache_workloads.readers.building import make_call, make_session, make_trace
+from agentcache_workloads.readers.build import make_call, make_session, make_trace
 from agentcache_workloads.readers.trace import Call, Meta, Session
 
 CHARACTERS = 4  # a token
@@ -28,12 +28,12 @@ def read_swe_smith(path: str | Path) -> tuple[Meta, Iterator[Session]]:
         if not isinstance(record, dict) or "messages" not in record:
             raise InputError(f"{where} has no messages; nothing was done")
         sid = str(record.get("traj_id") or record.get("instance_id") or number)
-        calls = list(_calls(where, sid, _messages(where, record["messages"])))
+        calls = list(_calls(where, _messages(where, record["messages"])))
         if calls:
             sessions.append(make_session(sid, calls, agent="swe-smith", instance_id=record.get("instance_id")))
     if len({session.sid for session in sessions}) < len(sessions):
         raise InputError(f"{path} has two records of one traj_id; nothing was done")
-    return make_trace(Path(path).stem, sessions, None, "swe-smith", _NOTES)
+    return make_trace(Path(path).stem, sessions, None, "swe-smith", notes=_NOTES)
 
 
 def _messages(where: str, given: Any) -> list[dict[str, Any]]:
@@ -46,7 +46,7 @@ def _messages(where: str, given: Any) -> list[dict[str, Any]]:
     return messages
 
 
-def _calls(where: str, sid: str, messages: list[dict[str, Any]]) -> Iterator[Call]:
+def _calls(where: str, messages: list[dict[str, Any]]) -> Iterator[Call]:
     turn, pause_s = 0, 0.0
     for position, message in enumerate(messages):
         if message.get("role") != "assistant" or not position:
@@ -55,18 +55,18 @@ def _calls(where: str, sid: str, messages: list[dict[str, Any]]) -> Iterator[Cal
         asked = message.get("tool_calls") or []
         if not isinstance(asked, list) or not all(isinstance(call, dict) for call in asked):
             raise InputError(f"{where}: tool_calls of message {position} are no list of objects; nothing was done")
-        tools = [str((call.get("function") or {}).get("name") or "tool") for call in asked]
+        tools = tuple(str((call.get("function") or {}).get("name") or "tool") for call in asked)
         after, kind = (turn - 1, "tool") if turn else (None, "start")
         yield make_call(
-            sid,
             turn,
             after=after,
             delay_s=pause_s,
-            delay_kind=kind,
+            kind=kind,
             in_tok=max(sum(map(_characters, prompt)) // CHARACTERS, 1),
             out_tok=max(_characters(message) // CHARACTERS, 1),
             enc="msgs",
             items=prompt,
+            stop="tool_use" if tools else "end_turn",
             tools=tools,
             tok_est=True,
             answer=message,

@@ -57,6 +57,13 @@ def recycled(sessions: Iterable[Session], least: int) -> Iterator[Session]:
         def own(number: Any, copy: int = copy) -> Any:
             return number if uses[number] > 1 else number + copy * most
 
+        def name(sid: str, copy: int = copy) -> str:
+            return f"{sid}.{copy}" if copy else sid
+
         for session in once:
-            calls = (dataclasses.replace(call, items=tuple(map(own, call.items or ()))) for call in session.calls)
-            yield dataclasses.replace(session, sid=f"{session.sid}.{copy}", calls=tuple(calls)) if copy else session
+            calls = tuple(
+                dataclasses.replace(call, items=tuple(map(own, call.items or ())), spawn=tuple(map(name, call.spawn)))
+                for call in session.calls
+            )
+            parent = session.parent and dataclasses.replace(session.parent, sid=name(session.parent.sid))
+            yield dataclasses.replace(session, sid=name(session.sid), calls=calls, parent=parent) if copy else session

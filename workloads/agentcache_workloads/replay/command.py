@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from agentcache.errors import ConfigError
 from agentcache_workloads.readers.formats import FORMATS
 from agentcache_workloads.readers.pauses import MODELS
-from agentcache_workloads.replay import http_engine, sim_engine, vllm_engine
+from agentcache_workloads.replay import flags, http_engine, sim_engine, vllm_engine
 from agentcache_workloads.replay.arrivals import KINDS
 from agentcache_workloads.replay.dialects import DIALECTS
 from agentcache_workloads.replay.known import known_tokens
@@ -58,17 +58,13 @@ def replay(
     admission: Annotated[
         str, typer.Option(help="Which turns may run at once, with commas; stock vLLM has fcfs alone.")
     ] = "fcfs",
-    sessions: Annotated[int | None, typer.Option(min=1, help="Jobs to take, by SHA-256 order; default all.")] = None,
-    max_calls: Annotated[int | None, typer.Option(min=1, help="First calls of each job; default all.")] = None,
-    slots: Annotated[int, typer.Option(min=1, help="Jobs open at once.")] = 8,
+    sessions: flags.Sessions = None,
+    max_calls: flags.MaxCalls = None,
+    slots: flags.Slots = 8,
     arrival: Annotated[str, typer.Option(help="How jobs arrive: " + ", ".join(KINDS) + ".")] = "closed",
-    tokens_per_block: Annotated[
-        int | None, typer.Option(min=1, help="Engine tokens a block of the trace; default the trace's own.")
-    ] = None,
-    time_scale: Annotated[float, typer.Option(min=0.0, help="Factor on recorded pauses.")] = 1.0,
-    max_ctx: Annotated[
-        int | None, typer.Option(min=1, help="Prompt tokens of the trace above which a job is cut.")
-    ] = None,
+    tokens_per_block: flags.TokensPerBlock = None,
+    time_scale: flags.TimeScale = 1.0,
+    max_ctx: flags.MaxCtx = None,
     max_pause: Annotated[float, typer.Option(min=0.0, help="Cap of a recorded pause in s, before scaling.")] = 600.0,
     form: Annotated[
         str | None, typer.Option("--format", help="Of the trace, default by its look: " + ", ".join(FORMATS) + ".")
@@ -80,8 +76,8 @@ def replay(
         bool, typer.Option("--link", help="mooncake: put requests that extend each other into one job.")
     ] = False,
     pauses: Annotated[str | None, typer.Option(help=f"For pauses that the trace does not know: {MODELS}.")] = None,
-    seeds: Annotated[str, typer.Option(help="Seeds of tokens and of the jobs' order, with commas.")] = "1",
-    hints: Annotated[bool, typer.Option(help="Send job ids, ends and tools with each request.")] = True,
+    seeds: flags.Seeds = "1",
+    hints: flags.Hints = True,
     model: Annotated[
         str | None,
         typer.Option(
@@ -89,11 +85,11 @@ def replay(
             "Of a server: the name that it serves."
         ),
     ] = None,
-    dtype: Annotated[str, typer.Option(help="Of weights and cache: float32, bfloat16, float16.")] = "float32",
+    dtype: flags.Dtype = "float32",
     block_size: Annotated[
         int | None, typer.Option(min=1, help=f"Engine tokens a cache block; default {BLOCK_SIZE}, or the server's.")
     ] = None,
-    max_batched_tokens: Annotated[int, typer.Option(min=1, help="Tokens a step computes at most.")] = 512,
+    max_batched_tokens: flags.MaxBatchedTokens = 512,
     profile: Annotated[
         Path | None, typer.Option(help="Cost profile, or h20-like, h200-like; default estimated.")
     ] = None,
@@ -113,9 +109,6 @@ def replay(
     timeout: Annotated[float, typer.Option(min=0.001, help="http: s without a byte that end an attempt.")] = 600.0,
     retries: Annotated[int, typer.Option(min=0, help="http: attempts after a first that brought no token.")] = 2,
     ramp: Annotated[float, typer.Option(min=0.0, help="http: s over which the slots open, one by one.")] = 0.0,
-    oracle: Annotated[
-        bool, typer.Option(help="http: tell the server every true pause; marked in all results.")
-    ] = False,
     vocab_size: Annotated[
         int | None, typer.Option(min=8, help="http: of the model, if its folder is not on this machine.")
     ] = None,
@@ -162,7 +155,7 @@ def replay(
             chunking=chunking,
             json=json_path,
             html=html_path,
-            remote=Remote(url, output, dialect, connections, timeout, retries, ramp, oracle) if url else None,
+            remote=Remote(url, output, dialect, connections, timeout, retries, ramp) if url else None,
             vocab_size=vocab_size,
         )
     )

@@ -268,12 +268,9 @@ class Drive:
         return Wanted(body, headers, len(output), output if forced else None)
 
     def _claims(self, job: Job, turn: Turn, last: bool) -> Claims:
-        pause_s = None
-        if self.remote.oracle and turn.followed_by is not None:
-            pause_s = job.turns[turn.followed_by].pause_s * self.spec.time_scale
         if not self.spec.hints:
-            return say(self.remote.dialect, {}, "", pause_s) if pause_s is not None else Claims()
-        return say(self.remote.dialect, hints_of(job, turn, last), turn.context, pause_s)
+            return Claims()
+        return say(self.remote.dialect, hints_of(job, turn, last), turn.context)
 
     async def _warm_up(self) -> None:
         """A short request, then an empty cache where the server lets us: the first call is slower than all others."""

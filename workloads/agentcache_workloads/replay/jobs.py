@@ -123,7 +123,7 @@ def _start(
     if call.delay_s is None:
         raise InputError(
             f"turn {call.turn} of session {session.sid!r} has no recorded pause; nothing was replayed",
-            hint="a closed-loop replay needs a trace with tool pauses (`delay_s`)",
+            hint="--pauses takes them from start-to-start times (cycle:S), or draws them (const:S, ...)",
         )
     before = positions[session.sid, call.after]
     children = [sessions[sid] for sid in session.calls[call.after].spawn if sessions[sid].calls]

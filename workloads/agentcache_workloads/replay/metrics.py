@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from agentcache.cost import CostModel
-from agentcache_workloads.replay.spec import CallRecord, Client, JobRecord, RunResult, RunSpec
+from agentcache_workloads.replay.spec import IDLE_TOTAL, CallRecord, Client, JobRecord, RunResult, RunSpec
 
 P99_SAMPLES = 100
 """From fewer samples than this no p99 is given."""
@@ -45,7 +45,8 @@ def run_object(
 
     Of calls, those that were complete count; of jobs, those whose every call was. `known`: by turn, the prompt tokens
     that calls before it had left (`known_tokens`). `cost`: what weighs tokens by their rebuild time. Beyond the schema
-    it has `job_latencies_s` (sorted) and the `classes` that ran in the engine.
+    it has `job_latencies_s` (sorted), the `classes` that ran in the engine, and of fields that are None in `unknown`
+    why nobody knows them.
     """
     done = [call for call in result.calls if call.finished_s is not None and call.error is None]
     prompt_tokens = sum(call.prompt_tokens for call in done)
@@ -64,7 +65,7 @@ def run_object(
         "output_mode": spec.remote.output if spec.remote else "forced",
         "hints": spec.hints,
         "dialect": spec.remote.dialect if spec.remote and spec.hints else None,
-        "oracle": bool(spec.remote and spec.remote.oracle),
+        "oracle": spec.oracle,
         "interrupted": result.interrupted,
         "live_pool": live_pool,
         "slots": spec.slots,
@@ -95,6 +96,7 @@ def run_object(
         "evictions": result.evictions,
         "preemptions": result.preemptions if preemptions is None else preemptions,
         "idle_retained_token_s": result.idle_token_s,
+        "unknown": _unknown(spec, result),
         "makespan_s": result.makespan_s,
         "jobs_per_s": len(result.jobs) / result.makespan_s if result.makespan_s else None,
         "by_kind": {
@@ -111,6 +113,15 @@ def run_object(
         "job_latencies_s": latencies_s,
         "classes": result.classes,
     }
+
+
+def _unknown(spec: RunSpec, result: RunResult) -> dict[str, str]:
+    """By field, why it is None, where that is a matter of who could say it."""
+    if result.idle_token_s is not None:
+        return {}
+    if spec.engine == "http":
+        return {"idle_retained_token_s": f"the server has no metric {IDLE_TOTAL}"}
+    return {"idle_retained_token_s": "stock vLLM does not tell which blocks leave its memory"}
 
 
 KINDS = ("first", "after_tool", "after_user")

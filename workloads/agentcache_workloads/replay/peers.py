@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -23,10 +24,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from agentcache.errors import ConfigError, EngineError, InputError
 from agentcache_workloads.replay.command import SCHEMA, advance, describe_run, run_one, show, write_whole
+from agentcache_workloads.replay.peer_rows import write_rows
 from agentcache_workloads.replay.plan import Selection
 from agentcache_workloads.replay.prepare import Options, prepare
 from agentcache_workloads.replay.provenance import commit, describe_host, describe_trace
 from agentcache_workloads.replay.spec import Remote
+
+LOGGED = re.compile(r"^(?:\(\w+ pid=\d+\) )?(?:[A-Z]+ [\d-]+ [\d:]+ \[[^\]]*\] )?")
+"""What vLLM writes before each line of its log."""
 
 
 class Jobs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -72,6 +77,7 @@ def peers(
     only: Annotated[str | None, typer.Option(help="Names of the servers to run, with commas; default all.")] = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the result here.")] = None,
     html_path: Annotated[Path | None, typer.Option("--html", help="Write the report here.")] = None,
+    csv_path: Annotated[Path | None, typer.Option("--csv", help="Write one row a run here.")] = None,
 ) -> None:
     """Replay the same jobs on several servers, one after the other, and compare them.
 
@@ -117,6 +123,8 @@ def peers(
                 from agentcache_workloads.report.page import write_report
 
                 write_report(result, str(html_path))
+            if csv_path:
+                write_rows(result, csv_path)
     if not runs:
         raise EngineError("no server could be started, so nothing was replayed")
     show(runs)
@@ -154,17 +162,10 @@ def _drive(
             selection=Selection(jobs.sessions, jobs.max_calls, jobs.max_ctx, jobs.max_pause),
             slots=jobs.slots,
             arrival=jobs.arrival,
-            cache_tokens=None,
             tokens_per_block=jobs.tokens_per_block,
             time_scale=jobs.time_scale,
             seeds=",".join(map(str, given.seeds)),
             hints=jobs.hints,
-            model=None,
-            dtype="float32",
-            block_size=None,
-            max_batched_tokens=1,
-            profile=None,
-            mode="fused",
             json=json_path,
             html=html_path,
             remote=Remote(url, given.output, jobs.dialect),
@@ -224,14 +225,17 @@ def _wait(url: str, process: subprocess.Popen[bytes], limit_s: float, log: IO[by
 
 
 def reason(log: IO[bytes]) -> str:
-    """The last line of a log that names an error, or its last line."""
+    """What a server died of: the first line of its log that names an error, or its last line."""
     log.seek(0)
     lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
-    # Of several, the first to come is the cause; what wraps it says less.
+    # Of several, the first to come is the cause; what wraps it says less, and a warning ends nothing.
     named = [
-        line for line in lines if any(word in line for word in ("Error:", "Exception:")) and "Engine core" not in line
+        line
+        for line in lines
+        if any(word in line for word in ("Error:", "Exception:"))
+        and not any(word in line for word in ("Engine core", "WARNING", "INFO"))
     ]
-    return (named or lines[-1:] or ["nothing in its log"])[0][-300:]
+    return LOGGED.sub("", (named or lines[-1:] or ["nothing in its log"])[0])[-300:]
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

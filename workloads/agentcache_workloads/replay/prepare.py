@@ -1,9 +1,9 @@
 """Checks everything that a replay will need before its first engine starts, and turns it into runs."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from agentcache_workloads.replay.spec import STOCK, Remote, RunSpec
 
 ENGINES = ("vllm", "sim", "http")
 OUTPUTS = ("forced", "ignore-eos")
-POLICIES = f"{STOCK},lru-holes,asymcache"
+POLICIES = f"{STOCK},lru-holes,return-index"
 MODEL = "demo-llama"
 BLOCK_SIZE = 32
 SIM_PROFILE = "h200-like"
@@ -36,6 +36,8 @@ SIM_VOCABULARY = 1 << 16  # tokens are never rendered in the simulation
 DTYPES = ("float32", "bfloat16", "float16")
 MODES = ("fused", "sequential")
 STOCK_ADMISSION = "fcfs"
+FORESIGHT = frozenset({"pauses"})
+"""What the simulation tells a policy of the future; such a run is an oracle's, and marked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,25 +45,25 @@ class Options:
     """What the user asked for, as the flags of `agentcache replay` say it; None: left to the engine."""
 
     trace: Path
-    engine: str
-    policies: str | None
-    admission: str
-    selection: Selection
-    slots: int
-    arrival: str
-    cache_tokens: int | None
-    tokens_per_block: int | None
-    time_scale: float
-    seeds: str
-    hints: bool
-    model: str | None
-    dtype: str
-    block_size: int | None
-    max_batched_tokens: int
-    profile: Path | None
-    mode: str
-    json: Path | None
-    html: Path | None
+    engine: str = "vllm"
+    policies: str | None = None
+    admission: str = STOCK_ADMISSION
+    selection: Selection = field(default_factory=Selection)
+    slots: int = 8
+    arrival: str = "closed"
+    cache_tokens: int | None = None
+    tokens_per_block: int | None = None
+    time_scale: float = 1.0
+    seeds: str = "1"
+    hints: bool = True
+    model: str | None = None
+    dtype: str = "float32"
+    block_size: int | None = None
+    max_batched_tokens: int = 512
+    profile: Path | None = None
+    mode: str = "fused"
+    json: Path | None = None
+    html: Path | None = None
     chunking: str = "off"
     remote: Remote | None = None
     vocab_size: int | None = None
@@ -129,8 +131,8 @@ def prepare(options: Options) -> Prepared:
     context, turn = max(((renderer.sizes(t).total, t.id) for job in plan.jobs for t in job.turns), key=lambda x: x[0])
     if target.max_tokens is not None and context + 1 > target.max_tokens:
         raise ConfigError(
-            f"turn {turn} has {context} tokens when rendered, model {options.model} takes {target.max_tokens - 1}; "
-            "nothing was started",
+            f"turn {turn} has {context} tokens when rendered, model {options.model or MODEL} takes "
+            f"{target.max_tokens - 1}; nothing was started",
             hint="lower --tokens-per-block or --max-ctx",
         )
     blocks = options.cache_tokens // size
@@ -141,9 +143,12 @@ def prepare(options: Options) -> Prepared:
             f"least {need}: turn {turn} has {context} tokens and could never run; nothing was started",
             hint=f"give --cache-tokens {need * size} or more, or lower --max-ctx",
         )
+    oracles = set()
     for policy in policies:
         if policy != STOCK and target.profile and not http:
-            _check_policy(policy, CostModel(target.profile, size), blocks)
+            needs = make_policy(policy, CostModel(target.profile, size), blocks).needs
+            _check_needs(policy, needs, FORESIGHT if options.engine == "sim" and options.hints else frozenset())
+            oracles |= {policy} if needs else set()
 
     spec = RunSpec(
         trace=str(options.trace.resolve()),
@@ -171,7 +176,7 @@ def prepare(options: Options) -> Prepared:
         watch=options.html is not None,
     )
     specs = tuple(
-        msgspec.structs.replace(spec, policy=policy, admission=admission, seed=seed)
+        msgspec.structs.replace(spec, policy=policy, admission=admission, seed=seed, oracle=policy in oracles)
         for seed in seeds
         for policy in policies
         for admission in ([STOCK_ADMISSION] if policy == STOCK else admissions)
@@ -320,13 +325,11 @@ def model_config(folder: str) -> dict[str, Any]:
     return text
 
 
-def _check_policy(spec: str, cost: CostModel, blocks: int) -> None:
-    policy = make_policy(spec, cost, blocks)
-    if policy.needs:
+def _check_needs(policy: str, needs: Set[str], there: Set[str]) -> None:
+    if missing := needs - there:
         raise ConfigError(
-            f"policy {spec} needs {', '.join(sorted(policy.needs))}, which an engine does not have; "
-            "nothing was started",
-            hint="oracles run on the fixed schedule: `agentcache results`",
+            f"policy {policy} needs {', '.join(sorted(missing))}, which nobody tells it here; nothing was started",
+            hint="pauses are told by --engine sim with hints, the future by the fixed schedule: `agentcache results`",
         )
 
 

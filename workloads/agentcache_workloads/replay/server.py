@@ -9,6 +9,7 @@ import httpx
 
 from agentcache.errors import EngineError, InputError
 from agentcache_workloads.replay.render import FIRST_TOKEN
+from agentcache_workloads.replay.spec import IDLE_TOTAL
 
 LINE = re.compile(r"([A-Za-z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)")
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -169,7 +170,7 @@ def grown(before: Scrape, after: Scrape) -> Grown:
         preemptions=_rounded(of("vllm:num_preemptions_total")),
         cached_tokens=_rounded(of("vllm:prefix_cache_hits_total")),
         cached_after_hole=_rounded(ours_or_none("agentcache_reused_tokens_total", place="after_hole")),
-        idle_token_s=of("agentcache_idle_retained_token_seconds_total"),
+        idle_token_s=of(IDLE_TOTAL),
         holes_mean=holes / turns if turns and holes is not None else None,
     )
 

@@ -8,6 +8,7 @@ from msgspec import structs
 from agentcache.cost import CostProfile
 from agentcache.policy.chunking import parse_chunking
 from agentcache_workloads.replay.arrivals import arrival_times
+from agentcache_workloads.replay.idle import IdleMeter
 from agentcache_workloads.replay.plan import Plan, Selection, load_plan
 from agentcache_workloads.replay.render import Renderer
 from agentcache_workloads.replay.simulate import shuffled, simulate
@@ -17,13 +18,14 @@ from agentcache_workloads.replay.watch import Watcher
 
 def run(spec: RunSpec, advance: Callable[[int], None]) -> RunResult:
     """Run a spec to its end; `advance` hears of the calls that are done."""
-    result = _simulate(spec, advance)
+    result = _simulate(spec, advance, IdleMeter(spec.block_size))
     return structs.replace(
-        result, alone_s=_alone(structs.replace(spec, policy=STOCK, admission="fcfs", slots=1, watch=False))
+        result,
+        alone_s=_alone(structs.replace(spec, policy=STOCK, admission="fcfs", slots=1, watch=False, oracle=False)),
     )
 
 
-def _simulate(spec: RunSpec, advance: Callable[[int], None]) -> RunResult:
+def _simulate(spec: RunSpec, advance: Callable[[int], None], idle: IdleMeter | None = None) -> RunResult:
     plan = _plan(spec.trace, spec.selection)
     jobs = shuffled(plan.jobs, spec.seed)
     assert spec.profile
@@ -44,6 +46,7 @@ def _simulate(spec: RunSpec, advance: Callable[[int], None]) -> RunResult:
         hints=spec.hints,
         advance=advance,
         watcher=Watcher() if spec.watch else None,
+        idle=idle,
     )
 
 

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from agentcache.cost import CostModel, CostProfile
 from agentcache.model import Key, Stop
@@ -13,6 +14,7 @@ from agentcache.residency import Residency
 from agentcache.sim.queueing import MAX_SEGMENTS, Call, Engine, Running
 from agentcache_workloads.replay.closed_loop import ClosedLoop
 from agentcache_workloads.replay.hints import hints_of
+from agentcache_workloads.replay.idle import IdleMeter, MeteredPool, MeteredResidency
 from agentcache_workloads.replay.jobs import Job, Turn
 from agentcache_workloads.replay.keys import block_keys
 from agentcache_workloads.replay.render import Renderer, Sizes
@@ -44,6 +46,7 @@ def simulate(
     max_segments: int = MAX_SEGMENTS,
     advance: Callable[[int], None] = lambda calls: None,
     watcher: Watcher | None = None,
+    idle: IdleMeter | None = None,
 ) -> RunResult:
     """Run jobs, in the order given, to their end; deterministic.
 
@@ -53,10 +56,12 @@ def simulate(
     Raises `ConfigError` for a bad spec, `InputError` for a turn that the pool could never hold.
     """
     cost = CostModel(profile, block_size)
-    residency = make_residency(policy, admission, cost, cache_blocks)
+    residency = make_residency(policy, admission, cost, cache_blocks, idle)
     if "pauses" in residency.policy.needs and hints:
         residency.policy.foresee(pauses_of(jobs, time_scale))  # type: ignore[attr-defined]
     engine = Engine(residency, cost, max_batched_tokens, max_seqs, chunking, max_segments)
+    if idle:
+        engine.pool = MeteredPool(residency, idle)
     loop = ClosedLoop(jobs, slots, time_scale, 0.0, arrivals)
     keys: dict[int, list[tuple[object, ...]]] = {}
     open_turns: dict[str, tuple[int, Turn, float]] = {}
@@ -67,6 +72,8 @@ def simulate(
             job = jobs[number]
             if number not in keys:
                 keys[number] = block_keys(job, renderer, tokens_per_block, block_size)
+            if idle:
+                idle.expect(turn.id, f"{job.id}/{turn.context}", turn.followed_by is not None)
             call = make_call(job, turn, loop.is_last(number, turn), renderer.sizes(turn), keys[number], hints, as_live)
             engine.submit(replace(call, order_key=priorities[number]) if priorities else call, now)
             open_turns[turn.id] = (number, turn, due_s)
@@ -80,11 +87,13 @@ def simulate(
         for entry in finished:
             number, turn, due_s = open_turns.pop(entry.call.id)
             loop.finish(number, turn, now)
-            records.append(_record(entry, turn, due_s))
+            records.append(record_of(entry, turn, due_s))
             if number in loop.ended:
                 del keys[number]
             advance(len(records))
     engine.check()
+    if idle:
+        idle.check()
     return RunResult(
         calls=records,
         jobs=[
@@ -93,14 +102,19 @@ def simulate(
         evictions=residency.evicted_blocks,
         makespan_s=now,
         classes={"engine": f"{Engine.__module__}.{Engine.__qualname__}", "policy": type(residency.policy).__qualname__},
+        idle_token_s=idle.token_s if idle else None,
         residency=watcher.result() if watcher else None,
     )
 
 
-def make_residency(policy: str, admission: str, cost: CostModel, cache_blocks: int) -> Residency:
-    """The core of a run; raises `ConfigError` for a bad spec."""
+def make_residency(
+    policy: str, admission: str, cost: CostModel, cache_blocks: int, idle: IdleMeter | None = None
+) -> Residency:
+    """The core of a run, whose events `idle` hears too; raises `ConfigError` for a bad spec."""
     spec, rule = ("lru", None) if policy == STOCK else (policy, parse_admission(admission))
-    residency = Residency(make_policy(spec, cost, cache_blocks), cache_blocks, admission=rule)
+    made = make_policy(spec, cost, cache_blocks)
+    make = partial(MeteredResidency, idle) if idle else Residency
+    residency = make(made, cache_blocks, admission=rule)
     if residency.admission and (retains := getattr(residency.policy, "retains", None)):
         residency.admission.is_retained = retains
     return residency
@@ -163,7 +177,8 @@ def shuffled(jobs: Sequence[Job], seed: int) -> list[Job]:
     return order
 
 
-def _record(entry: Running, turn: Turn, due_s: float) -> CallRecord:
+def record_of(entry: Running, turn: Turn, due_s: float) -> CallRecord:
+    """A finished call as it went."""
     assert entry.scheduled_s is not None
     return CallRecord(
         turn=turn.id,

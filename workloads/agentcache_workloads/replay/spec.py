@@ -13,13 +13,16 @@ STOCK = "vllm-lru"
 KEY = "forced_output"
 """Where in `SamplingParams.extra_args` the token ids to say stand; a request without it is not touched."""
 
+IDLE_TOTAL = "agentcache_idle_retained_token_seconds_total"
+"""A server's counter of token-seconds that were kept for paused contexts."""
+
 
 class Remote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a server is driven over HTTP.
 
     `output`: forced or ignore-eos. `connections`: open at once at most. `timeout_s`: of one attempt, without a byte.
     `retries`: further attempts of a call that brought no token. `ramp_s`: the slots open one after the other over this
-    time. `oracle`: each turn is told the pause that will follow it.
+    time.
     """
 
     url: str
@@ -29,14 +32,13 @@ class Remote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timeout_s: float = 600.0
     retries: int = 2
     ramp_s: float = 0.0
-    oracle: bool = False
 
 
 class RunSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One run: one policy, one seed, one fresh engine. Tokens are engine tokens; `time_scale` multiplies pauses.
 
     `log`: record the engine's steps. `watch`: look at what is resident. `remote`: of the engine `http` alone,
-    whose server may have run before.
+    whose server may have run before. `oracle`: the policy is told every pause before it happens.
     """
 
     trace: str
@@ -63,6 +65,7 @@ class RunSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log: bool = False
     remote: Remote | None = None
     watch: bool = False
+    oracle: bool = False
 
     @property
     def stock(self) -> bool:
@@ -140,9 +143,9 @@ class RunResult(msgspec.Struct, frozen=True):
     """What a worker saw. `evictions` is in blocks, None where the engine does not say.
 
     `alone_s`: by job, its latency in seconds with the engine to itself; empty where that was not measured.
-    `steps`: all of them, if they were to be logged. `idle_token_s`: tokens held for paused jobs, times how long.
-    `interrupted`: it was ended before its last job. `client`: what driving a server cost. Counts of a whole
-    run stand here where only the server's own counters say them.
+    `steps`: all of them, if they were to be logged. `idle_token_s`: tokens that paused contexts kept in memory, times
+    how long (`IdleMeter`). `interrupted`: it was ended before its last job. `client`: what driving a server cost.
+    Counts of a whole run stand here where only the server's own counters say them.
     """
 
     calls: list[CallRecord]

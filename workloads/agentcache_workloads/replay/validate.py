@@ -18,7 +18,7 @@ from rich.table import Table
 from agentcache.cost import CostModel, CostProfile
 from agentcache.cost.prior import ModelShape, flop_prior
 from agentcache.errors import EngineError
-from agentcache_workloads.replay import vllm_engine
+from agentcache_workloads.replay import flags, vllm_engine
 from agentcache_workloads.replay.command import write_whole
 from agentcache_workloads.replay.driven import Driven, drive
 from agentcache_workloads.replay.metrics import job_latency_s
@@ -69,24 +69,20 @@ def validate_sim(
     trace: Annotated[Path, typer.Argument(help="A trace, agentkv-trace/1, plain or zstd.")],
     cache_tokens: Annotated[int, typer.Option(min=1, help="Size of the KV pool, in engine tokens.")],
     policies: Annotated[str, typer.Option(help="Policies, in order, with commas.")] = f"{STOCK},lru-holes,return-index",
-    sessions: Annotated[int | None, typer.Option(min=1, help="Jobs to take, by SHA-256 order; default all.")] = None,
-    max_calls: Annotated[int | None, typer.Option(min=1, help="First calls of each job; default all.")] = None,
-    slots: Annotated[int, typer.Option(min=1, help="Jobs open at once.")] = 8,
-    tokens_per_block: Annotated[
-        int | None, typer.Option(min=1, help="Engine tokens a block of the trace; default the trace's own.")
-    ] = None,
-    time_scale: Annotated[float, typer.Option(min=0.0, help="Factor on recorded pauses.")] = 1.0,
-    max_ctx: Annotated[
-        int | None, typer.Option(min=1, help="Prompt tokens of the trace above which a job is cut.")
-    ] = None,
-    seeds: Annotated[str, typer.Option(help="Seeds of tokens and of the jobs' order, with commas.")] = "1,2,3",
-    hints: Annotated[bool, typer.Option(help="Send job ids, ends and tools with each request.")] = True,
+    sessions: flags.Sessions = None,
+    max_calls: flags.MaxCalls = None,
+    slots: flags.Slots = 8,
+    tokens_per_block: flags.TokensPerBlock = None,
+    time_scale: flags.TimeScale = 1.0,
+    max_ctx: flags.MaxCtx = None,
+    seeds: flags.Seeds = "1,2,3",
+    hints: flags.Hints = True,
     model: Annotated[
         str, typer.Option(help="A model folder, or tiny-llama, tiny-qwen3, tiny-moe, demo-llama.")
     ] = "demo-llama",
-    dtype: Annotated[str, typer.Option(help="Of weights and cache: float32, bfloat16, float16.")] = "float32",
+    dtype: flags.Dtype = "float32",
     block_size: Annotated[int, typer.Option(min=1, help="Engine tokens a cache block.")] = 32,
-    max_batched_tokens: Annotated[int, typer.Option(min=1, help="Tokens a step computes at most.")] = 512,
+    max_batched_tokens: flags.MaxBatchedTokens = 512,
     profile: Annotated[
         Path | None, typer.Option(help="Cost profile of this engine, by `agentcache profile`; without it no latencies.")
     ] = None,
@@ -100,12 +96,9 @@ def validate_sim(
     prepared = prepare(
         Options(
             trace=trace,
-            engine="vllm",
             policies=policies,
-            admission="fcfs",
             selection=Selection(sessions, max_calls, max_ctx),
             slots=slots,
-            arrival="closed",
             cache_tokens=cache_tokens,
             tokens_per_block=tokens_per_block,
             time_scale=time_scale,
@@ -116,9 +109,7 @@ def validate_sim(
             block_size=block_size,
             max_batched_tokens=max_batched_tokens,
             profile=profile,
-            mode="fused",
             json=json_path,
-            html=None,
         )
     )
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

@@ -21,6 +21,7 @@ from agentcache.residency import Residency
 from agentcache_workloads.replay.arrivals import arrival_times
 from agentcache_workloads.replay.closed_loop import ClosedLoop
 from agentcache_workloads.replay.hints import hints_of
+from agentcache_workloads.replay.idle import IdleMeter
 from agentcache_workloads.replay.jobs import Turn
 from agentcache_workloads.replay.plan import Plan, load_plan
 from agentcache_workloads.replay.render import FIRST_TOKEN, Renderer
@@ -57,6 +58,7 @@ class Run:
         self.ended = 0
         self.evictions = 0
         self.resident: Counter[Key] = Counter()
+        self.idle = IdleMeter(spec.block_size, trace_id)
         self.residency: Residency | None = None  # of a stock engine nobody knows
         self.watcher = Watcher() if spec.watch else None
         self.steps: list[Step] = []
@@ -104,6 +106,7 @@ class Run:
         )
         self.calls[turn.id] = CallRecord(turn.id, turn.kind, due_s, len(prompt), len(output))
         self.running[turn.id] = (number, turn, output)
+        self.idle.expect(turn.id, f"{job.id}/{turn.context}", turn.followed_by is not None)
         self.engine.add_request(turn.id, {"prompt_token_ids": prompt}, params)
 
     def take(self, output: Any, now: float) -> None:
@@ -139,6 +142,7 @@ class Run:
         for name in others:
             del self.running[name]
         self.engine.abort_request([name for name in others if name != turn_id])
+        self.idle.give_up({f"{self.jobs[number].id}/{turn.context}" for turn in self.jobs[number].turns})
         self.loop.abandon(number, self.now)
         self.count()
 
@@ -148,13 +152,14 @@ class Run:
 
     def observe(self, event: Event, now: float) -> None:
         """Hear what AgentCache's core hears."""
+        self.idle.hear(event, now)
         if isinstance(event, BlocksEvicted):
             self.evictions += len(event.keys)
             self.resident.subtract(event.keys)
         elif isinstance(event, BlocksStored):
             self.resident.update(event.keys)
         elif isinstance(event, TurnScheduled):
-            record = self.calls.get(event.turn.rpartition("-")[0])  # vLLM appends a random suffix to ids
+            record = self.calls.get(trace_id(event.turn))
             if record and record.holes is None:  # a resumed turn is scheduled again
                 record.holes, record.cached_after_hole = event.holes, event.after_hole
 
@@ -169,8 +174,14 @@ class Run:
             makespan_s=max((p.ended_s for p in self.loop.ended.values()), default=0.0),
             classes=classes,
             steps=self.steps,
+            idle_token_s=self.idle.token_s if active else None,
             residency=self.watcher.result() if self.watcher and self.residency else None,
         )
+
+
+def trace_id(request_id: str) -> str:
+    """The id of a turn: vLLM appends a random suffix to it."""
+    return request_id.rpartition("-")[0]
 
 
 def start_engine(spec: RunSpec) -> Any:
@@ -238,6 +249,7 @@ def run(spec: RunSpec, send: Callable[[Message], None]) -> RunResult:
     while engine.has_unfinished_requests():  # of jobs that were given up
         engine.step()
     this.loop.check()
+    this.idle.check()
     view.check()
     return this.result(classes, view.active)
 

@@ -80,6 +80,7 @@ def render(result: Mapping[str, Any]) -> str:
         ttft=ttft_bars(table),
         bands=residency_bands(table),
         kinds=KINDS,
+        idle_unknown=sorted({why for run in runs if (why := run.get("unknown", {}).get("idle_retained_token_s"))}),
         lost=any(row.value("recomputed_tokens") is not None for row in table),
         changes=changes(runs),
         client=any(run.get("client") for run in runs),

@@ -119,12 +119,25 @@ def changes(runs: Sequence[Run]) -> list[Change]:
     return [Change(_label(pairs[0][0], varying), key[0], tuple(pairs)) for key, pairs in found.items()]
 
 
+TIE = 0.001
+"""Mean job latencies that are not further apart are the same."""
+FITS = 0.8
+"""Live contexts over the pool, below which everything fits."""
+
+
 def verdict(table: Sequence[Row]) -> str:
     """One sentence: which row has the lowest mean job latency, and by how much, whatever the truth."""
     timed = [(latency_s, row) for row in table if (latency_s := row.value("job_latency_s.mean")) is not None]
     if not timed:
         return "No job finished, so nothing can be said about job latency."
     latency_s, best = min(timed, key=lambda pair: pair[0])
+    worst_s = max(value for value, _ in timed)
+    if len(timed) > 1 and worst_s <= (1 + TIE) * latency_s:
+        roomy = all((run.get("live_pool") or 1.0) < FITS for row in table for run in row.runs)
+        why = (
+            " The pool holds nearly all that is live, so nothing has to be chosen: try a smaller one." if roomy else ""
+        )
+        return f"All have the same mean job latency, {latency_s:.2f} s.{why}"
     sentence = f"{best.label} had the lowest mean job latency, {latency_s:.2f} s"
     if best.is_stock:
         others = [(ratio, row) for _, row in timed if row is not best and (ratio := row.ratio("job_latency_s.mean"))]

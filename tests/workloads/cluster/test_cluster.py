@@ -1,0 +1,139 @@
+"""A cluster in simulated time: one replica is the simulation itself, and of several each call is served once."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentcache.cost import CostModel, CostProfile
+from agentcache.errors import ConfigError
+from agentcache.sim.queueing import Call, Engine
+from agentcache_workloads.cluster.drive import ClusterRun, run_cluster
+from agentcache_workloads.cluster.replica import Replica
+from agentcache_workloads.cluster.routers import Ask, make_router
+from agentcache_workloads.replay.plan import Plan, Selection, load_plan
+from agentcache_workloads.replay.render import Renderer
+from agentcache_workloads.replay.simulate import make_residency, simulate
+
+TRACE = Path(__file__).parents[3] / "workloads" / "data" / "cc_weka.tiny.jsonl"
+PROFILE = CostProfile.named("h20-like")
+ROUTERS = ("residency", "default", "session", "round-robin")
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    return load_plan(TRACE, Selection(max_ctx=60_000))
+
+
+def run(plan: Plan, router: str = "residency", **changed: Any) -> ClusterRun:
+    fields = {"replicas": 3, "cache_blocks": 1200, "slots": 6, "policy": "return-index", "admission": "working-set"}
+    size = plan.meta.block_size
+    assert size
+    return run_cluster(
+        plan.jobs,
+        Renderer(plan.meta, size, 1000, 0),
+        router=router,
+        profile=PROFILE,
+        block_size=size,
+        tokens_per_block=size,
+        **(fields | changed),
+    )
+
+
+@pytest.mark.parametrize(("policy", "admission"), [("return-index", "working-set"), ("lru", "fcfs")])
+def test_one_replica_is_the_simulation(plan: Plan, policy: str, admission: str) -> None:
+    size = plan.meta.block_size
+    assert size
+    alone = simulate(
+        plan.jobs,
+        Renderer(plan.meta, size, 1000, 0),
+        policy=policy,
+        admission=admission,
+        profile=PROFILE,
+        cache_blocks=1200,
+        block_size=size,
+        tokens_per_block=size,
+        slots=6,
+    )
+    for router in ROUTERS:
+        cluster = run(plan, router, replicas=1, policy=policy, admission=admission)
+        assert cluster.calls == alone.calls
+        assert cluster.jobs == alone.jobs
+        assert cluster.makespan_s == alone.makespan_s
+
+
+@pytest.mark.parametrize("router", ROUTERS)
+def test_every_call_is_served_once_and_again_alike(plan: Plan, router: str) -> None:
+    first = run(plan, router)
+    assert Counter(call.turn for call in first.calls) == Counter(turn.id for job in plan.jobs for turn in job.turns)
+    assert {job.job for job in first.jobs} == {job.id for job in plan.jobs}
+    assert set(first.placed) == {call.turn for call in first.calls}
+    assert all(call.first_token_s and call.arrived_s < call.first_token_s <= call.finished_s for call in first.calls)
+    assert run(plan, router) == first
+
+
+def test_calls_end_in_the_order_of_time_and_what_depends_on_them_comes_later(plan: Plan) -> None:
+    done = {call.turn: call for call in run(plan, "round-robin").calls}
+    for job in plan.jobs:
+        for turn in job.turns:
+            ends = [done[job.turns[index].id].finished_s for index in turn.after]
+            assert not ends or done[turn.id].arrived_s == pytest.approx(max(ends) + turn.pause_s)
+    finished = [call.finished_s for call in done.values()]
+    assert finished == sorted(finished)
+
+
+def test_sessions_stay_and_turns_in_a_row_go_round(plan: Plan) -> None:
+    placed = run(plan, "session").placed
+    for job in plan.jobs:
+        assert len({placed[turn.id] for turn in job.turns}) == 1
+    turns = Counter(run(plan, "round-robin").placed.values())
+    assert max(turns.values()) - min(turns.values()) <= 1
+
+
+def test_a_context_that_moved_leaves_nothing_behind_unless_it_may(plan: Plan) -> None:
+    cleared, kept = (run(plan, "round-robin", duplicates=duplicates) for duplicates in (True, False))
+    assert cleared.moves and cleared.spare_blocks and not kept.spare_blocks
+
+
+def ask(tokens: int = 1000, job: str = "job", turn: str = "turn", **resident: int) -> Ask:
+    return Ask(turn, job, tokens, Counter(a=3, b=1, c=2), lambda: resident)
+
+
+def test_the_default_takes_the_shorter_of_two_queues() -> None:
+    router = make_router("default", "abc", None, 1)  # type: ignore[arg-type]
+    chosen = Counter(router.choose(ask(), 0.0) for _ in range(300))
+    assert chosen["a"] == 0 and chosen["b"] > chosen["c"] > 50
+
+
+def test_the_ring_moves_few_sessions_when_a_replica_comes() -> None:
+    few, many = (make_router("session", names, None, 1) for names in ("abcd", "abcde"))  # type: ignore[arg-type]
+    jobs = [f"job {number}" for number in range(500)]
+    before, after = ([router.choose(ask(job=job), 0.0) for job in jobs] for router in (few, many))
+    assert all(75 < before.count(name) < 175 for name in "abcd")
+    assert all(new in (old, "e") for old, new in zip(before, after, strict=True)) and before != after
+
+
+def test_a_router_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(ConfigError, match="router 'nearest' is unknown"):
+        make_router("nearest", "ab", None, 1)  # type: ignore[arg-type]
+
+
+def test_a_replica_says_what_it_holds_and_gives_up_what_is_spare() -> None:
+    cost = CostModel(PROFILE, 16)
+    replica = Replica("a", Engine(make_residency("lru", "fcfs", cost, 64), cost), cost)
+    call = Call("1", 100, 28, tuple(range(8)), "job", "job/0")
+    assert replica.resident_tokens(call) == 0
+    replica.send(call, 0.0)
+    now, ended = 0.0, False
+    while not ended:
+        replica.step(now, float("inf"))
+        assert replica.until_s is not None and now < replica.soonest_s
+        ended = bool(replica.ending)
+        now = replica.until_s
+    longer = Call("2", 127, 1, tuple(range(8)), "job", "job/0")
+    assert replica.resident_tokens(longer) == 112  # of 127 tokens the last is computed again, so 7 whole blocks
+    assert replica.evict("another", now) == 0
+    assert replica.evict("job/0", now) == 7
+    assert replica.resident_tokens(longer) == 0
+    replica.engine.check()

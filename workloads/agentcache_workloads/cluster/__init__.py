@@ -1,0 +1,1 @@
+"""Several simulated engines behind one router, in one simulated time."""

@@ -1,0 +1,178 @@
+"""One run of a cluster: the jobs of a closed loop, every turn sent where the router says, replicas in order of time."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from agentcache.cost import CostModel, CostProfile
+from agentcache.errors import CheckFailed
+from agentcache.service.costs import Rates
+from agentcache.sim.queueing import Call, Engine, Running
+from agentcache_workloads.cluster.replica import Replica
+from agentcache_workloads.cluster.routers import Ask, Router, make_router
+from agentcache_workloads.replay.closed_loop import ClosedLoop
+from agentcache_workloads.replay.jobs import Job, Turn
+from agentcache_workloads.replay.keys import block_keys
+from agentcache_workloads.replay.render import Renderer
+from agentcache_workloads.replay.simulate import make_call, make_residency, record_of
+from agentcache_workloads.replay.spec import CallRecord, JobRecord
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterRun:
+    """What became of the jobs. `placed`: by turn, its replica. `spare_blocks`: those that the service had evicted."""
+
+    calls: list[CallRecord]
+    jobs: list[JobRecord]
+    placed: dict[str, str]
+    moves: int
+    spare_blocks: int
+    makespan_s: float
+
+
+class Cluster:
+    """Replicas, and the router before them. `duplicates`: a copy that a turn elsewhere has overtaken is evicted."""
+
+    def __init__(self, replicas: Sequence[Replica], router: Router, duplicates: bool) -> None:
+        self.replicas = {replica.name: replica for replica in replicas}
+        self.placed: dict[str, str] = {}
+        self.moves = self.spare_blocks = 0
+        self._router, self._duplicates = router, duplicates
+        self._homes: dict[str, str] = {}  # of contexts
+        self._unstarted: dict[str, dict[str, Running | None]] = {replica.name: {} for replica in replicas}
+        self._jobs: dict[str, str] = {}
+
+    @property
+    def next_s(self) -> float | None:
+        """When the next step ends; None while nothing runs."""
+        return min((r.until_s for r in self.replicas.values() if r.until_s is not None), default=None)
+
+    def send(self, call: Call, job: str, now: float) -> None:
+        """A turn is due."""
+        open_turns = {name: len(replica.entries) + len(replica.inbox) for name, replica in self.replicas.items()}
+
+        def resident() -> Mapping[str, int]:
+            return {name: replica.resident_tokens(call) for name, replica in self.replicas.items()}
+
+        name = self._router.choose(Ask(call.id, job, call.prompt_tokens, open_turns, resident), now)
+        self.placed[call.id] = name
+        self.replicas[name].send(call, now)
+
+    def finish(self, now: float) -> list[Running]:
+        """The calls that end with steps that are over."""
+        over = []
+        for replica in self.replicas.values():
+            if replica.until_s is None or replica.until_s > now:
+                continue
+            for entry in (*replica.engine.running, *replica.ending):
+                if entry.first_token_s == replica.until_s:
+                    self._router.started(entry.call.id, now)
+            for entry in replica.ending:
+                self._router.finished(entry.call.id, now)
+                self._settle(entry.call, replica, now)
+            over += replica.ending
+            replica.until_s, replica.ending = None, []
+        return over
+
+    def _settle(self, call: Call, replica: Replica, now: float) -> None:
+        """A turn has run here: a copy of its context elsewhere is spare now."""
+        if call.context is None:
+            return
+        before = self._homes.get(call.context)
+        self._homes[call.context] = replica.name
+        if before is not None and before != replica.name:
+            self.moves += 1
+            if self._duplicates:
+                self.spare_blocks += self.replicas[before].evict(call.context, now)
+
+    def step(self, now: float, next_due_s: float | None) -> None:
+        """Begin a step on every replica that has something to do and takes none."""
+        for replica in self.replicas.values():
+            if replica.until_s is None and (replica.inbox or replica.engine.busy):
+                others = [r.soonest_s for r in self.replicas.values() if r is not replica and r.until_s is not None]
+                replica.step(now, min([*others, float("inf") if next_due_s is None else next_due_s]))
+
+    def end(self, job: str) -> None:
+        self._router.ended(job)
+
+    def check(self) -> None:
+        """Recount; raise `CheckFailed` with the equation that does not hold."""
+        for replica in self.replicas.values():
+            replica.engine.check()
+            if replica.inbox or replica.engine.busy:
+                raise CheckFailed(f"replica {replica.name} has calls left")
+        served = sum(replica.served for replica in self.replicas.values())
+        if served != len(self.placed):
+            raise CheckFailed(f"{served} calls were sent, {len(self.placed)} have a replica")
+
+
+def run_cluster(
+    jobs: Sequence[Job],
+    renderer: Renderer,
+    *,
+    router: str,
+    replicas: int,
+    policy: str,
+    admission: str,
+    profile: CostProfile,
+    cache_blocks: int,
+    block_size: int,
+    tokens_per_block: int,
+    slots: int,
+    seed: int = 1,
+    time_scale: float = 1.0,
+    max_batched_tokens: int = 2048,
+    max_seqs: int = 256,
+    duplicates: bool = True,
+) -> ClusterRun:
+    """Run jobs, in the order given, to their end; deterministic. `cache_blocks` are those of one replica.
+
+    Raises `ConfigError` for a bad spec, `InputError` for a turn that a pool could never hold.
+    """
+    cost = CostModel(profile, block_size)
+    names = [f"r{number:02}" for number in range(replicas)]
+    cluster = Cluster(
+        [
+            Replica(
+                name,
+                Engine(make_residency(policy, admission, cost, cache_blocks), cost, max_batched_tokens, max_seqs),
+                cost,
+            )
+            for name in names
+        ],
+        make_router(router, names, Rates(profile.c_lin, profile.c_att), seed),
+        duplicates,
+    )
+    loop = ClosedLoop(jobs, slots, time_scale, 0.0)
+    keys: dict[int, list[tuple[object, ...]]] = {}
+    open_turns: dict[str, tuple[int, Turn, float]] = {}
+    records: list[CallRecord] = []
+    now = 0.0
+    while not loop.done:
+        for entry in cluster.finish(now):
+            number, turn, due_s = open_turns.pop(entry.call.id)
+            loop.finish(number, turn, now)
+            records.append(record_of(entry, turn, due_s))
+            if number in loop.ended:
+                del keys[number]
+                cluster.end(jobs[number].id)
+        for due_s, number, turn in loop.due(now):
+            job = jobs[number]
+            if number not in keys:
+                keys[number] = block_keys(job, renderer, tokens_per_block, block_size)
+            call = make_call(job, turn, loop.is_last(number, turn), renderer.sizes(turn), keys[number], True, False)
+            open_turns[turn.id] = (number, turn, due_s)
+            cluster.send(call, job.id, now)
+        cluster.step(now, loop.next_s)
+        if not loop.done:
+            now = min(at for at in (loop.next_s, cluster.next_s) if at is not None)
+    cluster.check()
+    return ClusterRun(
+        calls=records,
+        jobs=[
+            JobRecord(p.job.id, p.arrived_s, p.ended_s, p.critical_pause_s * time_scale) for p in loop.ended.values()
+        ],
+        placed=cluster.placed,
+        moves=cluster.moves,
+        spare_blocks=cluster.spare_blocks,
+        makespan_s=now,
+    )
