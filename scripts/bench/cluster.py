@@ -1,11 +1,11 @@
-"""Sixteen simulated replicas behind four routers, on the jobs of the coding trace.
+"""Sixteen simulated replicas behind six routers, on the jobs of the coding trace.
 
     python scripts/bench/cluster.py --out docs/results/cluster.csv
 
 Every replica is the queueing simulation with the very residency, policy and admission of an engine, and `residency` is
-the decision of the service's own router; `residency-selfish` is the same without the price that others pay for a
-rebuild. The pools of all replicas together hold the contexts of all open jobs once (`live_pool` 1), or half of them
-(2). Each cell runs in a process of its own.
+the decision of the service's own router. `residency-selfish` is the same without the price that others pay for a
+rebuild; with `residency-sticky` jobs stay where it has sent their first turn. The pools of all replicas together hold
+the contexts of all open jobs once (`ratio` 1), or half of them (2). Each cell runs in a process of its own.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from agentcache_workloads.results.config import Workload
 from agentcache_workloads.results.workload import jobs_of, mean_live_blocks, turns_of
 
 WORKLOAD = Workload(trace="cc_weka.public.jsonl.zst", half="all", calls=None, max_ctx=65_536, jobs=834)
-ROUTERS = ("residency", "residency-selfish", "session", "default", "round-robin")
+ROUTERS = ("residency", "residency-selfish", "residency-sticky", "session", "default", "round-robin")
 REPLICAS, SLOTS, BLOCK_SIZE = 16, 128, 512
 POLICY, ADMISSION, PROFILE = "return-index", "working-set", "h20-like"
 POOLS = {1: 220_160, 2: 110_080}

@@ -8,6 +8,7 @@ import pytest
 
 from agentcache.cost import CostModel, CostProfile
 from agentcache.errors import ConfigError
+from agentcache.service.costs import Rates
 from agentcache.sim.queueing import Call, Engine
 from agentcache_workloads.cluster.drive import ClusterRun, run_cluster
 from agentcache_workloads.cluster.replica import Replica
@@ -84,9 +85,10 @@ def test_calls_end_in_the_order_of_time_and_what_depends_on_them_comes_later(pla
 
 
 def test_sessions_stay_and_turns_in_a_row_go_round(plan: Plan) -> None:
-    placed = run(plan, "session").placed
-    for job in plan.jobs:
-        assert len({placed[turn.id] for turn in job.turns}) == 1
+    for router in ("session", "residency-sticky"):
+        placed = run(plan, router).placed
+        for job in plan.jobs:
+            assert len({placed[turn.id] for turn in job.turns}) == 1
     turns = Counter(run(plan, "round-robin").placed.values())
     assert max(turns.values()) - min(turns.values()) <= 1
 
@@ -112,6 +114,19 @@ def test_the_ring_moves_few_sessions_when_a_replica_comes() -> None:
     before, after = ([router.choose(ask(job=job), 0.0) for job in jobs] for router in (few, many))
     assert all(75 < before.count(name) < 175 for name in "abcd")
     assert all(new in (old, "e") for old, new in zip(before, after, strict=True)) and before != after
+
+
+def test_a_rebuild_for_oneself_costs_the_selfish_nothing() -> None:
+    def second(name: str) -> str:
+        router = make_router(name, "ab", Rates(1.0), 1)
+        assert router.choose(ask(100, "job", "1", a=40), 0.0) == "a"
+        for turn, job in (("2", "x"), ("3", "y")):  # both go to b, and one has begun to answer there
+            assert router.choose(ask(30, job, turn, b=30), 0.0) == "b"
+            router.started(turn, 0.0)
+        return router.choose(ask(100, "job", "4", a=40), 1.0)
+
+    assert second("residency-selfish") == "b"  # 60 s wait before 60 s at a; 100 s at b, where two are served
+    assert second("residency") == "a"
 
 
 def test_a_router_that_nobody_knows_is_refused() -> None:

@@ -85,11 +85,12 @@ class Session(_Deaf):
 class Residency:
     """The decision of the service's router, with the ingress's own book of homes and the ledger of open turns.
 
-    `selfish`: what a rebuild costs others on its replica is not looked at.
+    `selfish`: what a rebuild costs others on its replica is not looked at. `sticky`: only a job's first turn is decided
+    upon, and all others follow it.
     """
 
-    def __init__(self, names: Sequence[str], rates: Rates, selfish: bool = False) -> None:
-        self._selfish = selfish
+    def __init__(self, names: Sequence[str], rates: Rates, selfish: bool = False, sticky: bool = False) -> None:
+        self._selfish, self._sticky = selfish, sticky
         self._speeds: dict[str, Rates | None] = dict.fromkeys(names, rates)
         self._ledger = Ledger()
         self._homes = Homes()
@@ -99,7 +100,8 @@ class Residency:
         known = self._homes.of(ask.job)
         plan = Plan(ask.tokens, dict(known.tokens), known.home, ask.job)
         others = {} if self._selfish else self._ledger.requests()
-        choose(plan, self._ledger.waiting_s(), others, self._speeds)
+        speeds = {known.home: self._speeds[known.home]} if known.home and self._sticky else self._speeds
+        choose(plan, self._ledger.waiting_s(), others, speeds)
         assert plan.replica is not None
         self._ledger.open[ask.id] = plan
         return plan.replica
@@ -122,6 +124,7 @@ def make_router(name: str, names: Sequence[str], rates: Rates, seed: int) -> Rou
     makers: dict[str, Callable[[], Router]] = {
         "residency": lambda: Residency(names, rates),
         "residency-selfish": lambda: Residency(names, rates, selfish=True),
+        "residency-sticky": lambda: Residency(names, rates, sticky=True),
         "default": lambda: ShorterQueue(names, seed),
         "session": lambda: Session(names),
         "round-robin": lambda: RoundRobin(names),
