@@ -1,4 +1,4 @@
-"""Sixteen simulated replicas behind six routers, on the jobs of the coding trace.
+"""Sixteen simulated replicas behind five routers, on the jobs of the coding trace.
 
     python scripts/bench/cluster.py --out docs/results/cluster.csv
 
@@ -28,7 +28,7 @@ from agentcache_workloads.results.config import Workload
 from agentcache_workloads.results.workload import jobs_of, mean_live_blocks, turns_of
 
 WORKLOAD = Workload(trace="cc_weka.public.jsonl.zst", half="all", calls=None, max_ctx=65_536, jobs=834)
-ROUTERS = ("residency", "residency-selfish", "residency-sticky", "session", "default", "round-robin")
+ROUTERS = ("residency", "residency-selfish", "residency-sticky", "session", "default")
 REPLICAS, SLOTS, BLOCK_SIZE = 16, 128, 512
 POLICY, ADMISSION, PROFILE = "return-index", "working-set", "h20-like"
 POOLS = {1: 220_160, 2: 110_080}
