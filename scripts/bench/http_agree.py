@@ -4,14 +4,18 @@
 
 One `agentcache serve` on a CPU. A trace of single calls with Poisson arrivals is written for each tool in its own
 format: lengths, shared blocks and times are equal, tokens are each tool's own. In each round all tools take turns, in
-an order that changes, and the cache is emptied before each. A row is a metric of a tool: the median over rounds of what
-it and our replayer said, of the ratio within a round, and by how many percent that is off. A first round warms all up.
+an order that changes, and the cache is emptied before each; a first round warms all up. Two runs of one tool differ by
+what else the machine does, so each tool is also put beside the server's own mean over the same requests, where the
+server counts it: `ours_over_server` and `theirs_over_server` are what a client sees of a second that it counted.
+A row is a metric of a tool: medians over rounds, and by how many percent the tools are apart, against the server's word
+if there is one, else directly.
 
 aiperf needs other versions of our own dependencies, so it is not installed here: it may stand in an environment of its
 own (`python -m venv ELSEWHERE; ELSEWHERE/bin/pip install aiperf==0.13.0`). It gives no times between single tokens.
 """
 
 import argparse
+import asyncio
 import csv
 import json
 import os
@@ -28,21 +32,32 @@ import httpx
 
 from agentcache_workloads.readers.trace import Call, Meta, Session
 from agentcache_workloads.readers.writer import write_trace
-from agentcache_workloads.replay import http_engine
+from agentcache_workloads.replay.arrivals import arrival_times
+from agentcache_workloads.replay.http_engine import Drive
 from agentcache_workloads.replay.metrics import tpot_s, ttft_s
 from agentcache_workloads.replay.peers import Peer, Peers, started
 from agentcache_workloads.replay.prepare import Options, prepare
 from agentcache_workloads.replay.provenance import commit, describe_host
+from agentcache_workloads.replay.render import Renderer
+from agentcache_workloads.replay.server import Scrape, parse_metrics
+from agentcache_workloads.replay.simulate import shuffled
 from agentcache_workloads.replay.spec import Remote
 
 BLOCK, OUTPUT = 16, 24
 FLAGS = [
     *("--port", "{port}", "--dtype", "float32", "--block-size", "32", "--num-gpu-blocks-override", "257"),
     *("--max-model-len", "2048", "--max-num-batched-tokens", "512", "--enforce-eager"),
-    "--enable-prompt-tokens-details",
+    *("--enable-prompt-tokens-details", "--logits-processors", "visible:Visible"),
 ]
 OURS = "agentcache replay"
 TIMES = ("ttft", "tpot", "itl", "e2el")
+SERVER = {
+    "ttft_mean_ms": "vllm:time_to_first_token_seconds",
+    "tpot_mean_ms": "vllm:request_time_per_output_token_seconds",
+    "itl_mean_ms": "vllm:inter_token_latency_seconds",
+    "e2el_mean_ms": "vllm:e2e_request_latency_seconds",
+}
+"""Means that vLLM counts itself."""
 SHOWN = ("ttft_mean_ms", "ttft_median_ms", "tpot_mean_ms", "output_tokens_per_s", "prompt_tokens")
 TOKENIZER = "made/tiny-llama"
 MOONCAKE = "mooncake.jsonl"
@@ -92,12 +107,43 @@ def write(folder: Path, requests: int, rate: float, seed: int) -> tuple[Path, Pa
     return ours, theirs
 
 
+class Cold(Drive):
+    """The replayer without its first request, which the server would count with the others."""
+
+    async def _warm_up(self) -> None:
+        pass
+
+
+def scrape(url: str) -> Scrape:
+    return parse_metrics(httpx.get(f"{url}/metrics").text)
+
+
+def counted(before: Scrape, after: Scrape) -> dict[str, float]:
+    """The server's means of what came between two readings, in milliseconds."""
+    means = {}
+    for metric, name in SERVER.items():
+        total, count = (
+            (after.total(f"{name}_{part}") or 0.0) - (before.total(f"{name}_{part}") or 0.0)
+            for part in ("sum", "count")
+        )
+        if count:
+            means[f"server_{metric}"] = 1e3 * total / count
+    return means
+
+
 def replay(trace: Path, url: str) -> dict[str, float]:
     """What our replayer measured; times in milliseconds."""
     prepared = prepare(
         Options(trace, engine="http", slots=1, arrival="trace", hints=False, remote=Remote(url, output="ignore-eos"))
     )
-    result = http_engine.run(prepared.specs[0], lambda calls: None)
+    spec, plan = prepared.specs[0], prepared.plan
+    jobs = shuffled(plan.jobs, spec.seed)
+    renderer = Renderer(plan.meta, spec.tokens_per_block, spec.vocab_size, spec.seed)
+    times_s = arrival_times(spec.arrival, jobs, spec.seed)
+    before = scrape(url)
+    result = asyncio.run(
+        Cold(spec, Remote(url, output="ignore-eos"), jobs, renderer, times_s, lambda calls: None).run()
+    )
     assert not any(call.error for call in result.calls)
     latencies = [call.finished_s - call.arrived_s for call in result.calls if call.finished_s is not None]
     first = min(call.arrived_s for call in result.calls)
@@ -116,6 +162,7 @@ def replay(trace: Path, url: str) -> dict[str, float]:
         "output_tokens_per_s": output_tokens / span_s,
         "output_tokens": output_tokens,
         "prompt_tokens": float(sum(call.prompt_tokens for call in result.calls)),
+        **counted(before, scrape(url)),
     }
 
 
@@ -179,6 +226,48 @@ def aiperf(program: Path, url: str, model: str, folder: Path) -> dict[str, float
     }
 
 
+def beside(rounds: list[dict[str, dict[str, float]]], tool: str, metric: str) -> dict[str, float | None]:
+    """The numbers of a row."""
+
+    def over_server(which: str) -> list[float]:
+        named = f"server_{metric}"
+        return [said[which][metric] / said[which][named] for said in rounds if named in said[which]]
+
+    ratio = median(said[OURS][metric] / said[tool][metric] for said in rounds)
+    mine, its = over_server(OURS), over_server(tool)
+    told = median(a / b for a, b in zip(mine, its, strict=True)) if mine and its else None
+    return {
+        "ours": round(median(said[OURS][metric] for said in rounds), 3),
+        "theirs": round(median(said[tool][metric] for said in rounds), 3),
+        "ratio": round(ratio, 4),
+        "ours_over_server": round(median(mine), 4) if mine else None,
+        "theirs_over_server": round(median(its), 4) if its else None,
+        "ratio_over_server": None if told is None else round(told, 4),
+        "off_percent": round(100 * abs((ratio if told is None else told) - 1), 2),
+    }
+
+
+def rows_of(rounds: list[dict[str, dict[str, float]]]) -> list[dict[str, Any]]:
+    """A row for each metric of each other tool."""
+    host = describe_host()
+    where = {"commit": commit(), "cpu_model": host["cpu"], "cores": host["cores"], "seed": 1}
+    return [
+        {"tool": tool, "metric": metric, **beside(rounds, tool, metric), "rounds": len(rounds), **where}
+        for tool in sorted(rounds[0].keys() - {OURS}, reverse=True)
+        for metric in rounds[0][tool]
+        if not metric.startswith("server_")
+    ]
+
+
+def keep(rows: list[dict[str, Any]], out: Path | None) -> None:
+    """Write what is there, after each round: a run that is cut keeps the rounds before."""
+    if out:
+        with out.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
@@ -188,7 +277,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     peer = Peer("return-index", ["{bin}/agentcache", "serve", "{model}", "--policy", "return-index"])
-    environment = {"OMP_NUM_THREADS": "1", "VLLM_SERVER_DEV_MODE": "1", "HF_HUB_OFFLINE": "1"}
+    environment = {
+        "PYTHONPATH": str(Path(__file__).parent),
+        "OMP_NUM_THREADS": "1",
+        "VLLM_SERVER_DEV_MODE": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
     rounds: list[dict[str, dict[str, float]]] = []
     with (
         tempfile.TemporaryDirectory() as name,
@@ -209,35 +303,18 @@ def main() -> None:
             turn = number % len(tools)
             for tool in [*tools, *tools][turn : turn + len(tools)]:
                 httpx.post(f"{url}/reset_prefix_cache")
-                said[tool] = tools[tool]()
+                before = scrape(url)
+                result = tools[tool]()
+                said[tool] = counted(before, scrape(url)) | result
             shown = (
                 f"{metric}=" + "/".join(f"{one.get(metric, 0.0):.2f}" for one in said.values()) for metric in SHOWN
             )
             print(number, "/".join(said), *shown, flush=True)
             if number:
                 rounds.append(said)
-    host = describe_host()
-    where = {"commit": commit(), "cpu_model": host["cpu"], "cores": host["cores"], "seed": 1}
-    rows: list[dict[str, Any]] = []
-    for tool in tools:
-        for metric in [] if tool == OURS else rounds[0][tool]:
-            ratio = median(said[OURS][metric] / said[tool][metric] for said in rounds)
-            row = {
-                "tool": tool,
-                "metric": metric,
-                "ours": round(median(said[OURS][metric] for said in rounds), 3),
-                "theirs": round(median(said[tool][metric] for said in rounds), 3),
-                "ratio": round(ratio, 4),
-                "off_percent": round(100 * abs(ratio - 1), 2),
-                "rounds": len(rounds),
-            }
-            print(*row.values(), sep="  ")
-            rows.append(row | where)
-    if given.out:
-        with given.out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+                keep(rows_of(rounds), given.out)
+    for row in rows_of(rounds):
+        print(*row.values(), sep="  ")
 
 
 if __name__ == "__main__":
