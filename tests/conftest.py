@@ -9,6 +9,9 @@ from hypothesis import HealthCheck, settings
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A run that was started in the background inherits SIGINT ignored, and its children would too: interrupts must arrive.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-# What a drawn example takes depends on what else the machine does: no test is timed.
-settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("untimed")
+# What a drawn example takes depends on what else the machine does: no test is timed. The same examples are drawn in
+# every run, so that a change is judged by itself; `pytest --hypothesis-profile explore` draws others, and more of them.
+UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("repeatable", UNTIMED, derandomize=True)
+settings.register_profile("explore", UNTIMED, max_examples=500)
+settings.load_profile("repeatable")
