@@ -28,7 +28,7 @@ BLOCK_SIZES = (512, 256, 128, 64)
 
 
 def measure(engine: str, calls: int, block_size: int) -> dict[str, object]:
-    workload = Workload(trace="cc_weka.public.jsonl.zst", half="all", calls=calls)
+    workload = Workload(trace="cc_weka.public.jsonl.zst", half="all", calls=calls, max_ctx=10**7)
     cost, pool = CostModel(CostProfile.named("h20-like"), block_size), POOL_TOKENS // block_size
     meta, jobs = jobs_of(workload, SEED)
     turns, _ = turns_of(workload, SEED, SLOTS, "closed", block_size, True)
