@@ -3,12 +3,13 @@
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from agentcache.errors import ConfigError
+from agentcache.errors import ConfigError, EngineError
 
 
 def up(
@@ -84,12 +85,15 @@ def engine_kwargs(flags: Sequence[str]) -> dict[str, Any]:
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """A port that nobody listens on now, below those that the system hands out to others meanwhile."""
+    import random
     import socket
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    for port in random.sample(range(20_000, 32_000), 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise EngineError("of 100 ports between 20000 and 32000 none is free; nothing was started", "name one with --port")
 
 
 # Flags that are not ours are vLLM's.

