@@ -3,13 +3,12 @@
 import json
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from agentcache.errors import ConfigError, EngineError
+from agentcache.errors import ConfigError
 
 
 def up(
@@ -58,6 +57,7 @@ def up(
         print(json.dumps({"http_options": {"host": host, "port": port}, "applications": applications}, indent=1))
         return
     from agentcache.service.local import running, wait_for_signal
+    from agentcache.service.ports import free_port
 
     if host not in ("127.0.0.1", "localhost", "::1") and not tenants:
         typer.echo(f"warning: {host} is reachable by others, and no --tenants are asked for tokens", err=True)
@@ -82,18 +82,6 @@ def engine_kwargs(flags: Sequence[str]) -> dict[str, Any]:
         else:
             given.append(flag)
     return {name: values[0] if len(values) == 1 else values or True for name, values in found.items()}
-
-
-def free_port() -> int:
-    """A port that nobody listens on now, below those that the system hands out to others meanwhile."""
-    import random
-    import socket
-
-    for port in random.sample(range(20_000, 32_000), 100):
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise EngineError("of 100 ports between 20000 and 32000 none is free; nothing was started", "name one with --port")
 
 
 # Flags that are not ours are vLLM's.

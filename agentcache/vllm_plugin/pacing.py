@@ -90,20 +90,17 @@ class Pacer:
 
     def _decodes(self, scheduler: Any) -> Decodes:
         decoding = [request for request in scheduler.running if not request.is_prefill_chunk]
-        pace: float | None = None
+        pace = None
         if self.rule.slack and self.rule.mode == "adaptive":
             # Nobody's slack may be spent but the slowest one's, and who has no pace yet has none to spend.
-            pace = max(map(self._pace_s, decoding), default=math.inf)
-        return Decodes(
-            len(decoding),
-            sum(request.num_computed_tokens for request in decoding),
-            pace if pace is not None and pace < math.inf else None,
-        )
+            paces = [self._pace_s(request) for request in decoding]
+            pace = None if None in paces else max(paces, default=None)
+        return Decodes(len(decoding), sum(request.num_computed_tokens for request in decoding), pace)
 
-    def _pace_s(self, request: Request) -> float:
-        """Seconds per output token of a request since its first one; infinite where there is no second one."""
+    def _pace_s(self, request: Request) -> float | None:
+        """Seconds per output token of a request since its first one; None where there is no second one."""
         started, gaps = self._first_token_s.get(request.request_id), request.num_output_tokens - 1
-        return math.inf if started is None or gaps < 1 else (self._host.now - started) / gaps
+        return None if started is None or gaps < 1 else (self._host.now - started) / gaps
 
     def scheduled(self, scheduler: Any, output: SchedulerOutput) -> None:
         """The step is made: note what it computes. To be called before vLLM counts its tokens as computed."""

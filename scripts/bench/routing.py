@@ -27,7 +27,7 @@ from typing import Any
 
 import httpx
 
-from agentcache.cli.up import free_port
+from agentcache.service.ports import free_port
 from agentcache_workloads.replay.provenance import commit, describe_host
 
 TRACE = "workloads/data/cc_weka.cut.jsonl.zst"

@@ -18,7 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 from agentcache.cli.main import app
-from agentcache.cli.up import free_port
+from agentcache.service.ports import free_port
 
 pytest.importorskip("vllm", reason="the server is vLLM's")
 

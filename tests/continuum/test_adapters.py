@@ -341,7 +341,7 @@ def test_native_and_both_adapters_give_the_same_times_to_the_last_bit(
 
 
 @given(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=12))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=30)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 def test_native_and_both_adapters_choose_the_same_victims(stubs: None, order: list[str]) -> None:
     from tests.continuum.test_leases import Bench
 

@@ -312,4 +312,4 @@ class Machine(RuleBasedStateMachine):
 @pytest.mark.parametrize("spec", [Machine.spec, "continuum:k=2+lru", "continuum-always+asymcache"])
 def test_random_histories_keep_the_books(spec: str) -> None:
     machine = type("M", (Machine,), {"spec": spec})
-    run_state_machine_as_test(machine, settings=settings(max_examples=40, stateful_step_count=40, deadline=None))
+    run_state_machine_as_test(machine, settings=settings(max_examples=40, stateful_step_count=40))

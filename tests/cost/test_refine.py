@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agentcache.cost import CostProfile
@@ -84,7 +84,6 @@ def test_a_step_without_anything_that_costs_teaches_nothing() -> None:
     assert (refiner.factors, refiner.ignored) == (dict.fromkeys(COEFFICIENTS, 1.0), 1)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 200), st.floats(1e-9, 1e9), st.integers(0, 10_000))
 def test_the_influence_of_one_time_is_bounded(history: int, times: float, seed: int) -> None:
     """A step adds its shares to an information of at least `trust` = 2 in every direction and counts as at most a

@@ -37,7 +37,7 @@ blocks_drawn = st.lists(
     st.floats(-3, 3),
     st.floats(0, 1e7),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_victims_have_the_least_value(
     drawn: list[tuple[float, int, Standing]],
     wait_s: float,
@@ -67,7 +67,7 @@ def test_victims_have_the_least_value(
 
 
 @given(blocks_drawn, st.integers(1, 30), st.floats(0, 1000))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_many_victims_are_those_taken_one_by_one(
     drawn: list[tuple[float, int, Standing]], need: int, wait_s: float
 ) -> None:

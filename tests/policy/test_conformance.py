@@ -21,7 +21,7 @@ SPECS = [f"{name}+lru-holes" if name in layers() else name for name in names()]
 @pytest.mark.parametrize("spec", [*SPECS, *CORNERS])
 def test_policy_conforms(spec: str) -> None:
     machine = type("Machine", (Conformance,), {"spec": spec})
-    run_state_machine_as_test(machine, settings=settings(max_examples=25, stateful_step_count=40, deadline=None))
+    run_state_machine_as_test(machine, settings=settings(max_examples=25, stateful_step_count=40))
 
 
 @pytest.mark.parametrize("name", SPECS)

@@ -55,7 +55,7 @@ class AgainstBlocks(RuleBasedStateMachine):
         self.shadow.check()
 
 
-AgainstBlocks.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+AgainstBlocks.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestAgainstBlocks = AgainstBlocks.TestCase
 
 

@@ -219,5 +219,5 @@ class AgainstTheDefinition(RuleBasedStateMachine):
         self.host.residency.check()
 
 
-AgainstTheDefinition.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+AgainstTheDefinition.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
 TestAgainstTheDefinition = AgainstTheDefinition.TestCase

@@ -166,4 +166,4 @@ class Machine(RuleBasedStateMachine):
 
 
 TestAdmission = Machine.TestCase
-TestAdmission.settings = settings(max_examples=300, stateful_step_count=50, deadline=None)
+TestAdmission.settings = settings(max_examples=300, stateful_step_count=50)

@@ -302,4 +302,4 @@ class AnyStream(RuleBasedStateMachine):
 
 
 TestAnyStream = AnyStream.TestCase
-TestAnyStream.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestAnyStream.settings = settings(max_examples=60, stateful_step_count=40)

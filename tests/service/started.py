@@ -17,7 +17,8 @@ import httpx
 import psutil
 import pytest
 
-from agentcache.cli.up import free_port
+from agentcache.service import local
+from agentcache.service.ports import free_port
 
 START_S = 300
 ENV = {
@@ -79,7 +80,7 @@ def processes(root: int) -> list[tuple[int, int, str]]:
 def lives(pid: int) -> bool:
     """Whether a process runs; one that nobody has reaped yet does not."""
     try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        return local.lives(psutil.Process(pid))
     except psutil.NoSuchProcess:
         return False
 

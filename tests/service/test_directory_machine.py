@@ -204,4 +204,4 @@ class DirectoryMachine(RuleBasedStateMachine):
 )
 def test_whatever_happens_the_books_balance(options: dict[str, Any]) -> None:
     machine = type("Machine", (DirectoryMachine,), {"options": options})
-    run_state_machine_as_test(machine, settings=settings(max_examples=25, stateful_step_count=30, deadline=None))
+    run_state_machine_as_test(machine, settings=settings(max_examples=25, stateful_step_count=30))

@@ -63,5 +63,5 @@ class Machine(RuleBasedStateMachine):
         self.homes.check()
 
 
-Machine.TestCase.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
+Machine.TestCase.settings = settings(max_examples=50, stateful_step_count=30)
 TestHomes = Machine.TestCase

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agentcache.cli.up import free_port
+from agentcache.service.ports import free_port
 
 pytest.importorskip("ray", reason="the application is Ray Serve's")
 pytestmark = pytest.mark.ray

@@ -122,7 +122,7 @@ drawn_turns = st.lists(
 
 
 @given(drawn_turns, st.integers(1, 20))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_policy_is_deterministic_and_never_pays_for_what_it_reuses(
     drawn: list[tuple[float, float, str, int, bool | None]], capacity_blocks: int
 ) -> None:

@@ -177,7 +177,7 @@ CALLS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     CALLS,
     st.sampled_from(["lru", "lru-holes", "return-index"]),

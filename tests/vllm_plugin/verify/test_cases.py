@@ -5,7 +5,7 @@ from collections import Counter
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agentcache.errors import InputError
@@ -38,7 +38,6 @@ SEEDS = st.integers(0, 2**32)
 RUNNERS = st.sampled_from(("v1", "v2"))
 
 
-@settings(deadline=None)
 @given(SEEDS, RUNNERS)
 def test_a_seed_names_a_case_that_an_engine_can_run(seed: int, runner: str) -> None:
     case = draw(random.Random(seed), runner)
@@ -52,7 +51,6 @@ def test_a_seed_names_a_case_that_an_engine_can_run(seed: int, runner: str) -> N
     assert runner == "v1" or all(op.samples == 1 for op in submits)
 
 
-@settings(deadline=None)
 @given(SEEDS)
 def test_at_equal_shapes_one_request_runs_at_a_time_and_whole_chunks_are_evicted(seed: int) -> None:
     case = cases._equal(random.Random(seed))
@@ -86,7 +84,6 @@ def test_a_tour_disturbs_in_every_way(runner: str) -> None:
     assert runner == "v2" or {op.tokens for op in ops if isinstance(op, Budget)} == set(BUDGETS)
 
 
-@settings(deadline=None)
 @given(SEEDS, RUNNERS)
 def test_what_is_written_is_read(seed: int, runner: str) -> None:
     case = draw(random.Random(seed), runner)
@@ -116,7 +113,6 @@ def test_what_does_not_matter_goes() -> None:
     assert small.ops[0] == Submit(small.ops[0].context)  # type: ignore[union-attr]
 
 
-@settings(deadline=None)
 @given(SEEDS, st.integers(1, 80), st.data())
 def test_a_shrunk_case_still_fails_and_costs_no_more_than_was_allowed(
     seed: int, trials: int, data: st.DataObject

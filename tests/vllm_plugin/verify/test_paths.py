@@ -1,7 +1,7 @@
 """The judge of `agentcache verify --paths all`: the settings, the sums, and what is no proof. No engine runs here."""
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agentcache.errors import ConfigError
@@ -39,7 +39,6 @@ def test_flags_pick_among_the_settings() -> None:
         choose("tiny-moe", runner="v2", mode=None)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 2000))
 @example(21)
 def test_all_patterns_are_spread_and_interpreted_kernels_get_fewer(patterns: int) -> None:
@@ -52,7 +51,6 @@ def test_all_patterns_are_spread_and_interpreted_kernels_get_fewer(patterns: int
     assert max(first) - min(first) <= 1
 
 
-@settings(deadline=None)
 @given(st.integers(1, 50), st.integers(0, 2**32))
 def test_the_cases_of_a_setting_are_its_own_and_its_seeds(count: int, seed: int) -> None:
     mine = drawn(LLAMA, count, seed)

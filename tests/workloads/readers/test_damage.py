@@ -51,7 +51,7 @@ def read(path: Path, form: str, skips: Skips | None) -> str | None:
 
 
 @pytest.mark.parametrize("form", FILES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32), place=st.floats(0, 1, exclude_max=True))
 def test_damage_is_named_or_skipped(
     form: str, seed: int, place: float, tmp_path_factory: pytest.TempPathFactory

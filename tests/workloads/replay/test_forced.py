@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from vllm import SamplingParams
 
@@ -42,7 +42,6 @@ def test_tokens_come_in_order_and_others_are_untouched(processor: ForcedOutput) 
     assert not processor.is_argmax_invariant()
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_rows_follow_their_requests(data: st.DataObject) -> None:
     """Any sequence of arrivals, ends, moves and swaps leaves every request with its own tokens."""

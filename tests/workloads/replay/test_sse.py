@@ -1,6 +1,6 @@
 import itertools
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agentcache_workloads.replay.sse import Events
@@ -12,7 +12,6 @@ def test_whole_events_without_what_is_beside_them() -> None:
     assert Events().feed(STREAM) == [b'{"a": 1}', b"two\nlines", b"[DONE]"]
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, len(STREAM)), max_size=20))
 def test_pieces_of_any_size_give_the_same_events(cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(STREAM)]

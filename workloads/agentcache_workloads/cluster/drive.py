@@ -38,8 +38,6 @@ class Cluster:
         self.moves = self.spare_blocks = 0
         self._router, self._duplicates = router, duplicates
         self._homes: dict[str, str] = {}  # of contexts
-        self._unstarted: dict[str, dict[str, Running | None]] = {replica.name: {} for replica in replicas}
-        self._jobs: dict[str, str] = {}
 
     @property
     def next_s(self) -> float | None:
@@ -168,9 +166,7 @@ def run_cluster(
     cluster.check()
     return ClusterRun(
         calls=records,
-        jobs=[
-            JobRecord(p.job.id, p.arrived_s, p.ended_s, p.critical_pause_s * time_scale) for p in loop.ended.values()
-        ],
+        jobs=loop.records(),
         placed=cluster.placed,
         moves=cluster.moves,
         spare_blocks=cluster.spare_blocks,

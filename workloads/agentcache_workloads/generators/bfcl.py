@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import msgspec
 import numpy as np
 
+from agentcache_workloads.generators.draw import gamma
 from agentcache_workloads.readers.build import make_call, make_meta, make_session
 from agentcache_workloads.readers.trace import Meta, Session
 
@@ -56,7 +57,7 @@ def _sessions(spec: Bfcl, turns: list[int], seed: int) -> Iterator[Session]:
             fresh = tokens // BLOCK - len(ids)
             ids += tuple(range(next_id, next_id + fresh))
             next_id += fresh
-            pause_s = round(_gamma(rng, TOOL_S, spec.tool_cv), 3) if turn else 0.0
+            pause_s = round(gamma(rng, TOOL_S, spec.tool_cv), 3) if turn else 0.0
             tool = str(rng.choice(TOOLS)) if turn + 1 < count else None
             calls.append(
                 make_call(
@@ -71,9 +72,5 @@ def _sessions(spec: Bfcl, turns: list[int], seed: int) -> Iterator[Session]:
                     tools=(tool,) if tool else (),
                 )
             )
-            tokens += OUTPUT + max(round(_gamma(rng, result, RESULT_CV)), 1)
+            tokens += OUTPUT + max(round(gamma(rng, result, RESULT_CV)), 1)
         yield make_session(f"bfcl-{number:05d}", calls, agent="web-search")
-
-
-def _gamma(rng: np.random.Generator, mean: float, cv: float) -> float:
-    return float(rng.gamma(1 / cv**2, mean * cv**2))

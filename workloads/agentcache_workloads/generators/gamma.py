@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
+from agentcache_workloads.generators.draw import gamma
 from agentcache_workloads.readers.build import make_call, make_meta, make_session
 from agentcache_workloads.readers.trace import Meta, Session
 
@@ -67,7 +68,7 @@ def _sessions(spec: Gamma, counts: list[int], seed: int) -> Iterator[Session]:
     first = prompt - growth * _MEAN_INDEX  # so that the mean over all requests is the published one
     next_id, arrival_s = 1, 0.0
     for number, turns in enumerate(counts):
-        arrival_s += _gamma(rng, sum(TURNS) / 2 / spec.qps, spec.arrival_cv)
+        arrival_s += gamma(rng, sum(TURNS) / 2 / spec.qps, spec.arrival_cv)
         tokens = round(first * rng.uniform(*SPREAD))
         ids: tuple[int, ...] = ()
         calls = []
@@ -75,7 +76,7 @@ def _sessions(spec: Gamma, counts: list[int], seed: int) -> Iterator[Session]:
             fresh = tokens // BLOCK - len(ids)
             ids += tuple(range(next_id, next_id + fresh))
             next_id += fresh
-            pause_s = round(_gamma(rng, BETWEEN[spec.dispersion] / spec.qps, spec.pause_cv), 3) if turn else 0.0
+            pause_s = round(gamma(rng, BETWEEN[spec.dispersion] / spec.qps, spec.pause_cv), 3) if turn else 0.0
             calls.append(
                 make_call(
                     turn,
@@ -90,7 +91,3 @@ def _sessions(spec: Gamma, counts: list[int], seed: int) -> Iterator[Session]:
             )
             tokens += growth
         yield make_session(f"gamma-{number:05d}", calls, agent="chat", arrival_s=round(arrival_s, 3))
-
-
-def _gamma(rng: np.random.Generator, mean: float, cv: float) -> float:
-    return float(rng.gamma(1 / cv**2, mean * cv**2))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from agentcache.errors import CheckFailed
 from agentcache_workloads.replay.jobs import Job, Turn
+from agentcache_workloads.replay.spec import JobRecord
 
 
 @dataclass(slots=True)
@@ -127,6 +128,13 @@ class ClosedLoop:
 
     def _wait(self, number: int, turn: Turn, now: float) -> None:
         heapq.heappush(self._waiting, (now + turn.pause_s * self._time_scale, number, turn.index))
+
+    def records(self) -> list[JobRecord]:
+        """The jobs that have ended, in the order of their ends."""
+        return [
+            JobRecord(p.job.id, p.arrived_s, p.ended_s, p.critical_pause_s * self._time_scale)
+            for p in self.ended.values()
+        ]
 
     def check(self) -> None:
         """Recount: every turn of an open job is complete, sent, waiting for its pause, or waiting for another."""

@@ -22,7 +22,7 @@ from agentcache_workloads.replay.plan import load_plan
 from agentcache_workloads.replay.render import FIRST_TOKEN, Renderer
 from agentcache_workloads.replay.server import Scrape, grown, parse_metrics
 from agentcache_workloads.replay.simulate import shuffled
-from agentcache_workloads.replay.spec import KEY, CallRecord, Client, JobRecord, Remote, RunResult, RunSpec
+from agentcache_workloads.replay.spec import KEY, CallRecord, Client, Remote, RunResult, RunSpec
 
 HEARTBEAT_S = 0.02
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -169,9 +169,7 @@ class Drive:
             )
         return RunResult(
             calls=self.calls,
-            jobs=[
-                JobRecord(p.job.id, p.arrived_s, p.ended_s, p.critical_pause_s * self.spec.time_scale) for p in ended
-            ],
+            jobs=self.loop.records(),
             evictions=counted.evictions,
             makespan_s=max((p.ended_s for p in ended), default=0.0),
             classes={},

@@ -5,7 +5,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from agentcache.errors import ConfigError, EngineError, InputError
+from agentcache.service.ports import free_port
 from agentcache_workloads.replay.command import SCHEMA, advance, describe_run, run_one, show, write_whole
 from agentcache_workloads.replay.peer_rows import write_rows
 from agentcache_workloads.replay.plan import Selection
@@ -190,7 +190,7 @@ def started(peer: Peer, given: Peers) -> Iterator[str]:
 
     Raises `EngineError` with what its log says if it ends early or does not answer in time.
     """
-    port = _free_port()
+    port = free_port()
     filled = partial(_fill, port=port, model=_model(given.model))
     environment = {**os.environ, **given.environment, **peer.environment}
     with tempfile.TemporaryFile() as log:
@@ -250,12 +250,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             continue
     process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def _model(name: str) -> str:

@@ -18,7 +18,7 @@ from agentcache_workloads.replay.idle import IdleMeter, MeteredPool, MeteredResi
 from agentcache_workloads.replay.jobs import Job, Turn
 from agentcache_workloads.replay.keys import block_keys
 from agentcache_workloads.replay.render import Renderer, Sizes
-from agentcache_workloads.replay.spec import STOCK, CallRecord, JobRecord, RunResult
+from agentcache_workloads.replay.spec import STOCK, CallRecord, RunResult
 from agentcache_workloads.replay.watch import Watcher
 
 STOPS = {"tool_use": Stop.TOOL_USE, "end_turn": Stop.END_TURN, "max_tokens": Stop.LENGTH}
@@ -96,9 +96,7 @@ def simulate(
         idle.check()
     return RunResult(
         calls=records,
-        jobs=[
-            JobRecord(p.job.id, p.arrived_s, p.ended_s, p.critical_pause_s * time_scale) for p in loop.ended.values()
-        ],
+        jobs=loop.records(),
         evictions=residency.evicted_blocks,
         makespan_s=now,
         classes={"engine": f"{Engine.__module__}.{Engine.__qualname__}", "policy": type(residency.policy).__qualname__},

@@ -30,7 +30,6 @@ from agentcache_workloads.replay.spec import (
     CallRecord,
     Ended,
     Failed,
-    JobRecord,
     Message,
     Progressed,
     RunResult,
@@ -166,10 +165,7 @@ class Run:
     def result(self, classes: dict[str, str], active: bool) -> RunResult:
         return RunResult(
             calls=list(self.calls.values()),
-            jobs=[
-                JobRecord(p.job.id, p.arrived_s, p.ended_s, p.critical_pause_s * self.spec.time_scale)
-                for p in self.loop.ended.values()
-            ],
+            jobs=self.loop.records(),
             evictions=self.evictions if active else None,
             makespan_s=max((p.ended_s for p in self.loop.ended.values()), default=0.0),
             classes=classes,
