@@ -25,8 +25,26 @@ from agentcache.policy.survival import BUCKETS, EDGES, Survival, bucket
 _DUE_S = 1.0
 """How soon a queued turn is taken to start: its blocks are about to be used."""
 
+_AHEAD = 8
+"""Age buckets for which a place far from the front is good: four times the age."""
+
 _index = attrgetter("index")
 _owners = attrgetter("owners")
+
+
+class _Owner:
+    """A context that has evictable blocks, and its rate of return: while `loose`, no more than that it is at least."""
+
+    __slots__ = ("context", "groups", "loose", "rate", "rates", "sequence", "since")
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.groups: set[_Group] = set()
+        self.rate = 0.0  # returns per second
+        self.loose = False
+        self.rates: list[float] = []  # by age, of a pause
+        self.since = 0.0  # when the pause began
+        self.sequence = 0  # of its entry in `_edges` that counts
 
 
 class _Group:
@@ -34,11 +52,11 @@ class _Group:
 
     __slots__ = ("blocks", "name", "owners", "rate", "stamp")
 
-    def __init__(self, name: Hashable, owners: frozenset[Context]) -> None:
+    def __init__(self, name: Hashable, owners: Sequence[_Owner]) -> None:
         self.name = name
         self.owners = owners
         self.blocks: list[Block] = []
-        self.rate = 0.0  # returns per second
+        self.rate = 0.0  # the sum of its owners' (an upper bound of the rate of the next use)
         self.stamp = 0  # entries of the heap with another stamp are stale
 
     def add(self, blocks: list[Block]) -> None:
@@ -59,7 +77,8 @@ class ReturnIndex:
     Without a host that gives it `Survival` estimates, and until enough returns were seen, the contexts that turned
     longest ago go first. Of a context that has ended nothing is worth anything. While the guard rests the policy, its
     order is stock LRU's.
-    O(log groups) a run; a context that grows older moves its groups at most 60 times a pause.
+    O(log groups) a run; a context that grows older moves its groups at most 60 times a pause, and far less often while
+    they are far from the front: their place is then by the least rate of the next ages, and made exact at the front.
     """
 
     name: ClassVar[str] = "return-index"
@@ -78,15 +97,13 @@ class ReturnIndex:
         self.guard = Guard(cost, capacity_blocks)
         self._groups: dict[Hashable, _Group] = {}
         self._of: dict[Block, _Group] = {}
-        self._having: dict[Context, set[_Group]] = {}
+        self._owners: dict[Context, _Owner] = {}
         self._heap: list[
             tuple[float, int, int, int, int, _Group]
         ] = []  # (value, release, head, sequence, stamp, group)
         self._sequence = 0
-        # When a paused context crosses into its next age bucket: (time, sequence, bucket, context, its rates by bucket)
-        self._edges: list[tuple[float, int, int, Context, list[float]]] = []
-        self._awaited: dict[Context, int] = {}  # the sequence of its entry in `_edges` that counts
-        self._rates: dict[Context, float] = {}
+        self._edges: list[tuple[float, int, int, _Owner]] = []  # (when a pause is that old, sequence, bucket, owner)
+        self._front = 0.0  # the rate of the group that was last evicted from
 
     def follow(self, survival: Survival) -> None:
         self._survival = survival
@@ -128,15 +145,14 @@ class ReturnIndex:
         name = owners or blocks[0].release
         group = self._groups.get(name)
         if group is None:
-            group = self._groups[name] = _Group(name, owners)
-            for context in owners:
-                self._having.setdefault(context, set()).add(group)
-                if context not in self._rates:
-                    self._rate(context, now)
-        if not self._of.keys().isdisjoint(blocks):
+            group = self._groups[name] = _Group(name, [self._owner(context, now) for context in owners])
+            for owner in group.owners:
+                owner.groups.add(group)
+        filed = len(self._of) + len(blocks)
+        self._of.update(zip(blocks, repeat(group)))
+        if len(self._of) != filed:  # looking at each before would cost as much again
             raise ValueError(f"some of {len(blocks)} blocks are evictable already, {blocks[0]} or later")
         group.add(blocks)
-        self._of.update(zip(blocks, repeat(group)))
         self._weigh(group, now)
         self._file(group)
 
@@ -148,8 +164,9 @@ class ReturnIndex:
         kept: list[Block] = []
         while len(chosen) < need:
             *_, stamp, group = heapq.heappop(self._heap)
-            if stamp != group.stamp:
+            if stamp != group.stamp or self._tighten(group, now):
                 continue
+            self._front = group.rate
             count = min(self._run, need - len(chosen), len(group.blocks))
             if self.guard.resting:
                 run = group.blocks[:count]
@@ -175,13 +192,11 @@ class ReturnIndex:
         group.stamp += 1
         if not group.blocks:
             self._groups.pop(group.name, None)
-            for context in group.owners:
-                having = self._having[context]
-                having.discard(group)
-                if not having:
-                    del self._having[context]
-                    self._rates.pop(context, None)
-                    self._awaited.pop(context, None)
+            for owner in group.owners:
+                owner.groups.discard(group)
+                if not owner.groups:
+                    del self._owners[owner.context]
+                    owner.sequence = 0
             return
         self._sequence += 1
         block = group.blocks[0 if self.guard.resting else -1]  # the next one to go
@@ -198,40 +213,51 @@ class ReturnIndex:
         return group.rate * self._cost.run_seconds(first.index, count) / count
 
     def _weigh(self, group: _Group, now: float) -> None:
-        """The group's rate of return is the sum of its owners' (an upper bound of the rate of the next use)."""
         if group.owners:
-            group.rate = sum([self._rates[context] for context in group.owners])
+            group.rate = sum([owner.rate for owner in group.owners])
         elif self._survival.ready:
             curve = self._survival.curve(())
             group.rate = curve.rates[bucket(now - group.blocks[0].released_at)]
 
-    def _rate(self, context: Context, now: float) -> None:
-        """Look a context's rate up, and when it will change by age alone."""
-        self._awaited.pop(context, None)
-        if context.standing is Standing.ENDED and not context.turns:
-            self._rates[context] = 0.0
-        elif context.turns:
-            self._rates[context] = 1 / _DUE_S
-        elif self._survival.ready and (since := self._survival.since(context)) is not None:
-            self._grow_older(context, bucket(now - since), since, self._survival.rates(context))
-        else:
-            self._rates[context] = 0.0
+    def _owner(self, context: Context, now: float) -> _Owner:
+        if (owner := self._owners.get(context)) is None:
+            owner = self._owners[context] = _Owner(context)
+            self._rate(owner, now)
+        return owner
 
-    def _grow_older(self, context: Context, age: int, since: float, rates: list[float]) -> None:
-        """A paused context is in this age bucket now."""
-        self._rates[context] = rates[age]
-        if age + 1 < BUCKETS:
-            self._sequence += 1
-            self._awaited[context] = self._sequence
-            heapq.heappush(self._edges, (since + EDGES[age + 1], self._sequence, age + 1, context, rates))
+    def _rate(self, owner: _Owner, now: float) -> None:
+        """Look an owner's rate up, and when it will change by age alone."""
+        context = owner.context
+        owner.rate, owner.loose, owner.sequence = 0.0, False, 0
+        if context.turns:
+            owner.rate = 1 / _DUE_S
+        elif context.standing is Standing.ENDED or not self._survival.ready:
+            pass
+        elif (since := self._survival.since(context)) is not None:
+            owner.since, owner.rates = since, self._survival.rates(context)
+            self._grow_older(owner, bucket(now - since))
 
-    def _changed(self, context: Context, now: float) -> None:
-        if context in self._having:
-            self._rate(context, now)
-            self._reweigh(context, now)
+    def _grow_older(self, owner: _Owner, age: int, exactly: bool = False) -> None:
+        """An owner's pause is in this age bucket now."""
+        owner.rate, ahead = owner.rates[age], 1
+        owner.loose = not exactly and (least := min(owner.rates[age : age + _AHEAD])) > 2 * self._front
+        if owner.loose:
+            owner.rate, ahead = least, _AHEAD
+        self._sequence += 1
+        owner.sequence = self._sequence
+        if age + ahead < BUCKETS:
+            heapq.heappush(self._edges, (owner.since + EDGES[age + ahead], self._sequence, age + ahead, owner))
 
-    def _reweigh(self, context: Context, now: float) -> None:
-        for group in self._having[context]:
+    def _tighten(self, group: _Group, now: float) -> bool:
+        """Give a group its place by what its rate is; False if it has that already."""
+        loose = [owner for owner in group.owners if owner.loose]
+        for owner in loose:
+            self._grow_older(owner, bucket(now - owner.since), exactly=True)
+            self._reweigh(owner, now)
+        return bool(loose)
+
+    def _reweigh(self, owner: _Owner, now: float) -> None:
+        for group in owner.groups:
             self._weigh(group, now)
             self._file(group)
 
@@ -241,15 +267,17 @@ class ReturnIndex:
             self._generation = self._survival.generation
             self._refile(now)
         while self._edges and self._edges[0][0] <= now:
-            edge_s, sequence, age, context, rates = heapq.heappop(self._edges)
-            if self._awaited.get(context) == sequence:
-                self._grow_older(context, age, edge_s - EDGES[age], rates)
-                self._reweigh(context, now)
+            _, sequence, age, owner = heapq.heappop(self._edges)
+            if owner.sequence == sequence:
+                rate = owner.rate
+                self._grow_older(owner, age)
+                if owner.rate != rate:
+                    self._reweigh(owner, now)
 
     def _refile(self, now: float) -> None:
         self._edges = []
-        for context in self._having:
-            self._rate(context, now)
+        for owner in self._owners.values():
+            self._rate(owner, now)
         for group in list(self._groups.values()):
             self._weigh(group, now)
             self._file(group)
@@ -260,8 +288,10 @@ class ReturnIndex:
         if self.guard.observe(event):
             self._refile(now)
         match event:
-            case ContextChanged(context):
-                self._changed(context, now)
+            case ContextChanged(context) if context in self._owners:
+                owner = self._owners[context]
+                self._rate(owner, now)
+                self._reweigh(owner, now)
             case BlocksRestood(blocks):
                 moved = [block for block in blocks if block in self._of]
                 self.touch_all(moved, now)
@@ -288,11 +318,14 @@ class ReturnIndex:
         current = {entry[-1].name for entry in self._heap if entry[-2] == entry[-1].stamp}
         if current != self._groups.keys():
             raise CheckFailed(f"{self.name}: {len(self._groups)} groups, {len(current)} of them in the order")
+        having = {(owner.context, group) for group in self._groups.values() for owner in group.owners}
+        if having != {(context, group) for context, owner in self._owners.items() for group in owner.groups}:
+            raise CheckFailed(f"{self.name}: the groups of {len(self._owners)} owners are not those that name them")
         for group in self._groups.values():
             if not group.blocks:
                 raise CheckFailed(f"{self.name}: group {group.name} is empty")
             for block in group.blocks:
-                if self._of.get(block) is not group or block.owners != group.owners:
+                if self._of.get(block) is not group or block.owners != {owner.context for owner in group.owners}:
                     raise CheckFailed(f"{self.name}: {block} is in the wrong group")
             indices = [block.index for block in group.blocks]
             if indices != sorted(indices, reverse=True):

@@ -1,6 +1,7 @@
 """The residency: what is in memory, whose it is, and what leaves next. The one core of every host."""
 
 from collections.abc import Iterable, Sequence, Set
+from itertools import repeat
 
 from agentcache.errors import CheckFailed
 from agentcache.model import (
@@ -256,19 +257,20 @@ class Residency:
     def release(self, blocks: Iterable[Block], now: float) -> None:
         """The last reference to each of these is gone. They come in the host's order: a turn's tail first."""
         self._releases += 1
-        release, evictable = self._releases, self._evictable
-        owned = self.contexts.owned
+        release = self._releases
         blocks = list(blocks)
+        keys = [block.key for block in blocks]
         before: Owners | None = None
         standing = Standing.UNKNOWN
-        for block in blocks:
-            key = block.key
-            owners = owned.get(key, NOBODY)
+        for block, owners in zip(blocks, map(self.contexts.owned.get, keys, repeat(NOBODY)), strict=True):
             if owners is not before:
                 before, standing = owners, liveliest(owners)
             block.release, block.released_at, block.standing, block.owners = release, now, standing, owners
-            if evictable.setdefault(key, block) is not block:
-                self._twins.setdefault(key, []).append(block)
+        first = list(map(self._evictable.setdefault, keys, blocks))
+        if first != blocks:
+            for block, found in zip(blocks, first, strict=True):
+                if block is not found:
+                    self._twins.setdefault(block.key, []).append(block)
         self._offer_all(blocks, now)
 
     def acquire(self, blocks: Iterable[Block], now: float) -> None:
