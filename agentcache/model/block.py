@@ -31,7 +31,7 @@ class Block:
     `id` is the host's own name for the memory, `index` the number of blocks before it in its chain.
     The other fields are written by the residency when the last reference goes: `release` counts releases (blocks that
     one turn gives back share a number), `released_at` is in seconds, `owners` are the contexts whose chains hold the
-    block; it stands as the liveliest of them.
+    block; it stands as the liveliest of them. `place` is its policy's: where that has filed the block, while evictable.
     """
 
     id: int
@@ -41,3 +41,4 @@ class Block:
     released_at: float = 0.0
     standing: Standing = Standing.UNKNOWN
     owners: frozenset[Context] = frozenset()
+    place: object = None

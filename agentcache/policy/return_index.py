@@ -11,7 +11,7 @@ its head; the price rises towards the tail, so groups take turns, and a returnin
 
 import heapq
 from collections.abc import Hashable, Sequence, Set
-from itertools import groupby, repeat
+from itertools import groupby
 from operator import attrgetter
 from typing import Any, ClassVar
 
@@ -30,6 +30,7 @@ _AHEAD = 8
 
 _index = attrgetter("index")
 _owners = attrgetter("owners")
+_place = attrgetter("place")
 
 
 class _Owner:
@@ -96,7 +97,7 @@ class ReturnIndex:
         self._generation = 0
         self.guard = Guard(cost, capacity_blocks)
         self._groups: dict[Hashable, _Group] = {}
-        self._of: dict[Block, _Group] = {}
+        self._size = 0  # blocks; each has its group as its place
         self._owners: dict[Context, _Owner] = {}
         self._heap: list[
             tuple[float, int, int, int, int, _Group]
@@ -124,9 +125,7 @@ class ReturnIndex:
         self.touch_all([block], now)
 
     def forget(self, block: Block) -> None:
-        group = self._of.pop(block)
-        group.remove([block])
-        self._file(group)
+        self.touch_all([block], now=0.0)
 
     def offer_all(self, blocks: Sequence[Block], now: float) -> None:
         for owners, run in groupby(blocks, _owners):
@@ -134,8 +133,13 @@ class ReturnIndex:
 
     def touch_all(self, blocks: Sequence[Block], now: float) -> None:
         taken: dict[_Group, list[Block]] = {}
-        for group, run in groupby(blocks, self._of.pop):
+        for group, run in groupby(blocks, _place):
+            if group is None:
+                raise KeyError(f"some of {len(blocks)} blocks are not evictable")
             taken.setdefault(group, []).extend(run)
+        for block in blocks:
+            block.place = None
+        self._size -= len(blocks)
         for group, gone in taken.items():
             group.remove(gone)
             self._file(group)
@@ -148,16 +152,17 @@ class ReturnIndex:
             group = self._groups[name] = _Group(name, [self._owner(context, now) for context in owners])
             for owner in group.owners:
                 owner.groups.add(group)
-        filed = len(self._of) + len(blocks)
-        self._of.update(zip(blocks, repeat(group)))
-        if len(self._of) != filed:  # looking at each before would cost as much again
-            raise ValueError(f"some of {len(blocks)} blocks are evictable already, {blocks[0]} or later")
+        for block in blocks:
+            if block.place is not None:
+                raise ValueError(f"{block} is evictable already")
+            block.place = group
+        self._size += len(blocks)
         group.add(blocks)
         self._weigh(group, now)
         self._file(group)
 
     def victims(self, need: int, excluded: Set[Block], now: float) -> list[Block] | None:
-        if len(self._of) - sum(block in self._of for block in excluded) < need:
+        if self._size - sum(block in self for block in excluded) < need:
             return None
         self._advance(now)
         chosen: list[Block] = []
@@ -175,7 +180,8 @@ class ReturnIndex:
                 run = group.blocks[: -count - 1 : -1]
                 del group.blocks[-count:]
             for block in run:
-                del self._of[block]
+                block.place = None
+            self._size -= count
             if excluded:
                 kept += [block for block in run if block in excluded]
                 run = [block for block in run if block not in excluded]
@@ -293,7 +299,7 @@ class ReturnIndex:
                 self._rate(owner, now)
                 self._reweigh(owner, now)
             case BlocksRestood(blocks):
-                moved = [block for block in blocks if block in self._of]
+                moved = [block for block in blocks if block in self]
                 self.touch_all(moved, now)
                 moved.sort(key=_index, reverse=True)
                 by_owners: dict[Any, list[Block]] = {}
@@ -305,16 +311,16 @@ class ReturnIndex:
     # The books
 
     def __len__(self) -> int:
-        return len(self._of)
+        return self._size
 
     def __contains__(self, block: object) -> bool:
-        return block in self._of
+        return isinstance(block, Block) and block.place is not None
 
     def check(self) -> None:
         self.guard.check()
         filed = sum(len(group.blocks) for group in self._groups.values())
-        if filed != len(self._of):
-            raise CheckFailed(f"{self.name}: groups hold {filed} blocks, {len(self._of)} are evictable")
+        if filed != self._size:
+            raise CheckFailed(f"{self.name}: groups hold {filed} blocks, {self._size} are evictable")
         current = {entry[-1].name for entry in self._heap if entry[-2] == entry[-1].stamp}
         if current != self._groups.keys():
             raise CheckFailed(f"{self.name}: {len(self._groups)} groups, {len(current)} of them in the order")
@@ -325,7 +331,7 @@ class ReturnIndex:
             if not group.blocks:
                 raise CheckFailed(f"{self.name}: group {group.name} is empty")
             for block in group.blocks:
-                if self._of.get(block) is not group or block.owners != {owner.context for owner in group.owners}:
+                if block.place is not group or block.owners != {owner.context for owner in group.owners}:
                     raise CheckFailed(f"{self.name}: {block} is in the wrong group")
             indices = [block.index for block in group.blocks]
             if indices != sorted(indices, reverse=True):
