@@ -55,7 +55,8 @@ def fill(policy: str, contexts: int, blocks: int) -> tuple[Residency, float]:
 
 
 def turn(residency: Residency, number: int, blocks: int, now: float, stop: Stop) -> list[Block]:
-    keys = tuple((number << 20) + index for index in range(blocks))
+    stream = random.Random(number).randbytes(32 * blocks)  # digests, as vLLM names blocks
+    keys = tuple(stream[start : start + 32] for start in range(0, len(stream), 32))
     residency.observe(TurnArrived(f"t{number}", keys, f"j{number}", f"c{number}"), now)
     residency.observe(TurnFinished(f"t{number}", keys, stop), now)
     held = [Block(0, key, index) for index, key in enumerate(keys)]
