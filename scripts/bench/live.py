@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python scripts/bench/live.py --out docs/results/live.csv
 
-The flags of `make demo` at three pressures: stock vLLM against `return-index` with working-set admission, in pairs of
-one seed. The simulator gets the engine's step times as `agentcache profile` measures them, which this does first. Run
-it alone: a second process on the same cores slows the engine down and not the simulator.
+The flags of `make demo` at three pressures: stock vLLM against `return-index` with working-set admission, or other
+contenders against the first of them, seed by seed. The simulator gets the engine's step times as `agentcache profile`
+measures them, which this does first. What else runs on the same cores slows the engine down and not the simulator.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="CSV to write; it is replaced")
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--live-pool", default="2,3,4")
-    parser.add_argument("--admission", default="working-set")
+    parser.add_argument("--contenders", nargs="+", default=["vllm-lru @ fcfs", "return-index @ working-set"])
     parser.add_argument("--profile", type=Path, help="step times of this engine; default: measured now")
     given = parser.parse_args()
     profile = given.profile or Path(tempfile.mkdtemp()) / "profile.json"
@@ -68,7 +68,7 @@ def main() -> None:
     for ratio in map(int, given.live_pool.split(",")):
         for seed in map(int, given.seeds.split(",")):
             stock: dict[str, dict[str, float]] = {}
-            for policy, admission in (("vllm-lru", "fcfs"), ("return-index", given.admission)):
+            for policy, admission in (contender.split(" @ ") for contender in given.contenders):
                 row: dict[str, object] = {"live_pool": ratio, "policy": policy, "admission": admission, "seed": seed}
                 found = {
                     engine: replay(engine, POOLS[ratio], seed, profile, policy, admission) for engine in ("vllm", "sim")
@@ -90,10 +90,11 @@ def main() -> None:
                         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
                         writer.writeheader()
                         writer.writerows(rows)
-    for ratio in POOLS:
-        ours = [row for row in rows if row["live_pool"] == ratio and row["policy"] != "vllm-lru"]
-        if ours:
-            print(f"live/pool {ratio}: {median(row['vllm_mean_ratio'] for row in ours):.2f} of stock vLLM")
+    for ratio in given.live_pool.split(","):
+        for policy, admission in (contender.split(" @ ") for contender in given.contenders[1:]):
+            ours = [row for row in rows if (row["live_pool"], row["policy"]) == (int(ratio), policy)]
+            found = median(row["vllm_mean_ratio"] for row in ours if row["admission"] == admission)
+            print(f"live/pool {ratio}: {policy} @ {admission} {found:.2f} of {given.contenders[0]}")
 
 
 if __name__ == "__main__":

@@ -72,8 +72,8 @@ def _facts(comparison: Comparison, rows: Sequence[Row], figure: Figure) -> str:
     calls = sorted({int(row["calls"]) for row in rows})
     jobs = sorted({int(row["jobs"]) for row in rows})
     w = figure.workload
-    source = w.trace or f"generated ({w.gamma.data}-like lengths)" if w.gamma or w.trace else ""
-    half = "" if w.gamma else f", {w.half} half" if w.half != "all" else ", all sessions"
+    source = w.trace or (f"generated ({w.gamma.data}-like lengths)" if w.gamma else "generated")
+    half = "" if not w.trace else f", {w.half} half" if w.half != "all" else ", all sessions"
     return (
         f"{len(comparison.places)} cells, seeds {', '.join(comparison.seeds)}; {source}{half}, {_range(jobs)} jobs and "
         f"{_range(calls)} calls a run; blocks of {', '.join(sorted({row['block_size'] for row in rows}))} tokens; "
