@@ -34,6 +34,7 @@ def up(
 
     options = {key: value for key, value in (("policy", policy), ("admission", admission)) if value is not None}
     cpu = on_cpu()
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // replicas))
     args: dict[str, Any] = {
         "model": served_model(model),
         "replicas": replicas,
@@ -44,7 +45,7 @@ def up(
         "tenants_file": str(tenants.resolve()) if tenants else None,
         "num_cpus": 0.01,  # this machine is ours: nothing is reserved
         "num_gpus": 0.0 if cpu else 1.0,
-        "env": {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // replicas))} if cpu else {},
+        "env": {"OMP_NUM_THREADS": threads} if cpu else {},
     }
     config = load_config(args)
     # What replicas and ingress would refuse, told before any is started.

@@ -7,10 +7,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from starlette.routing import Route, request_response
 
 import agentcache
+from agentcache.service.asgi import Attended
 from agentcache.service.control import Control, Service, routes
 from agentcache.service.ingress import Ingress
+from agentcache.service.listen import listening
 from agentcache.service.tenants import Rate
 from agentcache.service.watch import watch
 
@@ -21,10 +24,14 @@ def api(ingress: Ingress, service: Service) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         watching = asyncio.create_task(watch(ingress.homes, service))
-        yield
+        async with listening(app, ingress.config.listen):
+            yield
         watching.cancel()
 
     app = FastAPI(title="AgentCache", version=agentcache.__version__, lifespan=lifespan)
+    openai = Attended(request_response(ingress.openai))
+    for path, methods in (("/v1/{path:path}", ["GET", "POST"]), ("/tokenize", ["POST"]), ("/detokenize", ["POST"])):
+        app.router.routes.append(Route(path, openai, methods=methods, include_in_schema=False))
     rate = Rate(ingress.config.control_per_s, 2 * math.ceil(ingress.config.control_per_s), time.monotonic)
     app.include_router(routes(Control(ingress, service, rate)))
 
@@ -33,7 +40,4 @@ def api(ingress: Ingress, service: Service) -> FastAPI:
         return {"status": "ok"}
 
     app.add_route("/metrics", ingress.metrics, methods=["GET"], include_in_schema=False)
-    app.add_route("/v1/{path:path}", ingress.openai, methods=["GET", "POST"], include_in_schema=False)
-    app.add_route("/tokenize", ingress.openai, methods=["POST"], include_in_schema=False)
-    app.add_route("/detokenize", ingress.openai, methods=["POST"], include_in_schema=False)
     return app

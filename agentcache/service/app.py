@@ -1,7 +1,10 @@
 """The Serve application: the ingress with its APIs over the replicas of one model."""
 
+import asyncio
+import itertools
 import logging
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, aclosing, suppress
 from typing import Any
 
 import msgspec
@@ -17,8 +20,11 @@ from agentcache.service.ingress import Ingress
 from agentcache.service.remote import RemoteService
 from agentcache.service.replica import Replica
 from agentcache.service.tenants import Tenants
+from agentcache.service.wire import Address, Wires
 
 STATS_PERIOD_S = 1.0
+ONE_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"}
+"""Serve, its router and what we run share one loop, which is uvloop: threads would wait for each other's turns."""
 ROUTERS = {
     "residency": "agentcache.service.router:ResidencyRouter",
     "session": "ray.serve.experimental.consistent_hash_router:ConsistentHashRouter",
@@ -27,24 +33,48 @@ ROUTERS = {
 
 
 class ServeBackend:
-    """Sends calls through Serve's handle, whose router chooses the replica."""
+    """Has Serve's router choose the replica and Serve count the call; asks the replica past Serve."""
 
     def __init__(self, handle: DeploymentHandle[Any], sticky: bool) -> None:
-        self._handle = handle.options(stream=True, method_name="http")
+        self._handle = handle.options(method_name="hold")
         self._sticky = sticky  # Serve's own router of sessions must be told them
+        self._wires = Wires()
+        self._numbers = itertools.count()
+        self._closing: set[asyncio.Task[None]] = set()
 
     async def send(self, call: Call, plan: Plan, session: str | None) -> AsyncIterator[Head | bytes]:
+        plan.request = f"{plan.source}-{next(self._numbers)}"
         handle = self._handle.options(session_id=session) if self._sticky and session else self._handle
-        parts: Any = handle.remote(call, plan=plan)
+        place = AsyncExitStack()
+        held: Any = None
+        answered = False
         try:
-            async for part in parts:
-                yield part
+            chosen = await place.enter_async_context(handle.choose_replica(plan=plan))
+            plan.replica = chosen.replica_id
+            held = handle.dispatch(chosen, plan.request)
+            async with aclosing(self._wires.ask(Address(**chosen.replica_metadata), call, plan)) as parts:
+                async for part in parts:
+                    yield part
+            answered = True
         finally:
-            parts.cancel()
+            plan.ended = True
+            closing = asyncio.create_task(_close(place, held, answered))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
 
     async def metrics(self) -> list[tuple[str, str, float]]:
         told: list[tuple[str, str, float]] = await self._handle.broadcast("metrics").results_async(timeout_s=10)
         return told
+
+
+async def _close(place: AsyncExitStack, held: Any, answered: bool) -> None:
+    """End Serve's part of a call: nobody waits for it."""
+    with suppress(Exception, asyncio.CancelledError):
+        if held and not answered:
+            held.cancel()
+        if held:
+            await held
+    await place.aclose()
 
 
 @serve.ingress()
@@ -79,7 +109,7 @@ def application(config: ServiceConfig) -> Any:
         ray_actor_options={
             "num_cpus": config.num_cpus,
             "num_gpus": config.num_gpus,
-            "runtime_env": {"env_vars": config.env},
+            "runtime_env": {"env_vars": ONE_LOOP | config.env},
         },
         request_router_config=RequestRouterConfig(**routing),
         health_check_period_s=5,
@@ -87,7 +117,10 @@ def application(config: ServiceConfig) -> Any:
         **scale,
     )
     front = serve.deployment(Front).options(  # type: ignore[attr-defined]
-        name="ingress", max_ongoing_requests=10_000, ray_actor_options={"num_cpus": 0}, graceful_shutdown_timeout_s=5
+        name="ingress",
+        max_ongoing_requests=10_000,
+        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": ONE_LOOP}},
+        graceful_shutdown_timeout_s=5,
     )
     # How many there are is none of their business: a change of it restarts nobody.
     told = msgspec.structs.replace(config, replicas=1, autoscaling=None)

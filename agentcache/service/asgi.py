@@ -1,26 +1,19 @@
-"""Calls an ASGI application in this process and yields its answer as it comes."""
+"""ASGI from both sides: calling an application with a request that is here, and work that ends with its client."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from agentcache.service.call import Call
 
 Message = MutableMapping[str, Any]
-App = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
-Headers = tuple[tuple[bytes, bytes], ...]
-
-AHEAD = 64
-"""Messages that an application may be ahead of its reader."""
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
-async def answer(app: App, call: Call) -> AsyncIterator[tuple[int, Headers] | bytes]:
-    """Status and headers first, then the body in pieces; what has piled up comes as one piece.
-
-    Leaving the iterator cancels the application's work. Raises what the application raises.
-    """
-    messages: asyncio.Queue[Message | Exception | None] = asyncio.Queue(AHEAD)
+async def answer(app: App, call: Call, send: Send) -> None:
+    """Have an application answer a call. Raises what it raises; cancelling this cancels its work."""
     asked = False
 
     async def receive() -> Message:
@@ -30,36 +23,48 @@ async def answer(app: App, call: Call) -> AsyncIterator[tuple[int, Headers] | by
         asked = True
         return {"type": "http.request", "body": call.body, "more_body": False}
 
-    async def work() -> None:
-        try:
-            await app(_scope(call), receive, messages.put)
-        except Exception as error:
-            await messages.put(error)
-        else:
-            await messages.put(None)
+    await app(_scope(call), receive, send)
 
-    task = asyncio.create_task(work())
-    try:
-        body: list[bytes] = []
-        while True:
-            if body and messages.empty():
-                yield b"".join(body)
-                body.clear()
-            message = await messages.get()
-            if isinstance(message, Exception):
-                raise message
-            if message is None:
-                break
-            if message["type"] == "http.response.start":
-                yield message["status"], tuple((bytes(name), bytes(value)) for name, value in message["headers"])
-            elif piece := message.get("body"):
-                body.append(bytes(piece))
-        if body:
-            yield b"".join(body)
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+
+class Attended:
+    """An ASGI application whose work is cancelled when the client leaves: no server but Serve's does that itself."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        work = asyncio.current_task()
+        assert work
+        watching: asyncio.Task[None] | None = None
+        left = False
+
+        async def watch() -> None:
+            nonlocal left
+            await receive()  # after the body, there is nothing to hear but that the client has gone
+            left = True
+            work.cancel()
+
+        async def hear() -> Message:
+            nonlocal watching
+            message = await receive()
+            if message["type"] == "http.request" and not message.get("more_body"):
+                watching = asyncio.create_task(watch())
+            return message
+
+        async def say(message: Message) -> None:
+            if watching and message["type"] == "http.response.body" and not message.get("more_body"):
+                watching.cancel()  # a server says after the last message that the client has gone
+            await send(message)
+
+        try:
+            await self._app(scope, hear, say)
+        except asyncio.CancelledError:
+            if not left:
+                raise
+            work.uncancel()
+        finally:
+            if watching:
+                watching.cancel()
 
 
 def _scope(call: Call) -> Message:

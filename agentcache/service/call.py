@@ -9,9 +9,9 @@ class Plan:
 
     `tokens`: expected prompt tokens. `resident`: of those, how many each replica holds, by replica. `home`: the
     replica that served the job last; `job` spreads those that have none. `source`: the ingress that routes it.
-    `avoid`: replicas not to be asked again.
+    `avoid`: replicas not to be asked again. `request`: names the request to its replica.
     The router writes `replica` and `rebuild_s` (expected seconds until the first token there, without queueing); the
-    ingress sets `started` when the first byte has come.
+    ingress sets `started` when the first byte has come, `ended` when it has nothing more to expect.
     """
 
     tokens: int = 0
@@ -20,9 +20,11 @@ class Plan:
     job: str = ""
     source: str = ""
     avoid: frozenset[str] = frozenset()
+    request: str = ""
     replica: str | None = None
     rebuild_s: float = 0.0
     started: bool = False
+    ended: bool = False
 
 
 @dataclass(frozen=True, slots=True)

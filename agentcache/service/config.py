@@ -18,6 +18,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `max_ongoing_requests`: of one replica; the next one waits at the ingress. `num_cpus`, `num_gpus`: reserved by one
     replica. `env`: environment of the replicas.
     `residency`: options of the residency service (`DirectoryConfig`), `namespace`: Ray's, in which it is found.
+    `listen`: host and port at which the ingress listens itself; None: Serve's proxy stands before it.
     `tenants_file`: JSON with each tenant's bearer tokens (`agentcache.service.tenants`); None: no tokens are asked for.
     `max_body_bytes`: of a request; `requests_per_s` and `burst`: of one tenant; None: no limit.
     `control_per_s`: control calls of one tenant. `engine`: `module:Class` of what a replica runs.
@@ -35,6 +36,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     env: dict[str, str] = {}
     residency: dict[str, Any] = {}
     namespace: str = "agentcache"
+    listen: tuple[str, int] | None = None
     tenants_file: str | None = None
     max_body_bytes: int = 32 << 20
     requests_per_s: float | None = None

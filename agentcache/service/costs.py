@@ -31,6 +31,10 @@ class Ledger:
 
     open: dict[str, Plan] = field(default_factory=dict)
 
+    def forget(self) -> None:
+        """Drop the requests that have ended."""
+        self.open = {request: plan for request, plan in self.open.items() if not plan.ended}
+
     def waiting_s(self) -> Counter[str]:
         """Expected prefill seconds before a new request on each replica: of requests without a first token."""
         waits: Counter[str] = Counter()

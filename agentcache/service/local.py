@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+import msgspec
 import psutil
 import ray
 from ray import serve
@@ -39,9 +40,9 @@ def running(config: ServiceConfig, host: str, port: int, log_level: int = loggin
     )
     try:
         quiet = LoggingConfig(log_level=logging.getLevelName(log_level), enable_access_log=False)
-        serve.start(http_options={"host": host, "port": port}, logging_config=quiet)
+        serve.start(proxy_location="Disabled", logging_config=quiet)
         try:
-            serve.run(application(config), name=APP, logging_config=quiet)
+            serve.run(application(msgspec.structs.replace(config, listen=(host, port))), name=APP, logging_config=quiet)
         except RuntimeError as error:
             raise EngineError(f"the application did not start: {error}", "the replica's log says why") from error
         yield f"http://{host}:{port}"

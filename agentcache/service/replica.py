@@ -1,16 +1,17 @@
-"""A replica: one engine and its OpenAI API, called over Serve's handles."""
+"""A replica: one engine and its OpenAI API. Serve counts its calls; their bytes pass Serve by."""
 
+import asyncio
 import importlib
-import itertools
 from collections import Counter
-from collections.abc import AsyncIterator
+from dataclasses import asdict, replace
 from typing import Any
 
 import ray
 from ray import serve
 
 from agentcache.errors import ConfigError
-from agentcache.service.asgi import answer
+from agentcache.service import wire
+from agentcache.service.asgi import Message, answer
 from agentcache.service.call import Call, Head, Plan
 from agentcache.service.config import ServiceConfig
 
@@ -30,26 +31,53 @@ class Replica:
         await self.engine.start()
         profile = self.engine.profile()
         self.rates = (profile.c_lin, profile.c_att)
-        self.open: dict[int, Plan] = {}
-        self._numbers = itertools.count()
+        self.open: dict[str, Plan] = {}
+        self._ends: dict[str, asyncio.Event] = {}
+        host: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        self._server, self._address = await wire.listen(self.http, host)
 
-    async def http(self, call: Call, plan: Plan) -> AsyncIterator[Head | bytes]:
+    def record_replica_metadata(self) -> dict[str, Any]:
+        """Serve brings this to every ingress: where this replica takes calls."""
+        return asdict(self._address)
+
+    async def http(self, call: Call, plan: Plan, out: wire.Out) -> None:
         """Answer one HTTP request: head and first piece, then the rest. A caller that goes away ends the work."""
-        number = next(self._numbers)
-        self.open[number] = plan
-        parts = answer(self.engine.app, call)
+        head: Head | None = None
+
+        async def send(message: Message) -> None:
+            nonlocal head
+            if message["type"] == "http.response.start":
+                if message["status"] >= 500:
+                    await self.engine.check()  # a dead engine is no answer: the ingress asks another replica
+                headers = tuple((bytes(name), bytes(value)) for name, value in message["headers"])
+                head = Head(message["status"], headers, self.name)
+            elif head and (message.get("body") or not message.get("more_body")):
+                plan.started = True
+                await out(replace(head, body=message.get("body", b"")))
+                head = None
+            elif message.get("body"):
+                await out(message["body"])
+
+        self.open[plan.request] = plan
         try:
-            status, headers = await anext(parts)
-            if status >= 500:
-                await self.engine.check()  # a dead engine is no answer: the ingress asks another replica
-            first = await anext(parts, b"")
-            plan.started = True
-            yield Head(status, headers, self.name, first)  # type: ignore[arg-type]
-            async for part in parts:
-                yield part  # type: ignore[misc]
+            await answer(self.engine.app, call, send)
         finally:
-            await parts.aclose()  # type: ignore[attr-defined]
-            del self.open[number]
+            del self.open[plan.request]
+            if ended := self._ends.pop(plan.request, None):
+                ended.set()
+            else:
+                self._ends[plan.request] = asyncio.Event()  # ended before Serve has told of it
+
+    async def hold(self, request: str) -> None:
+        """Stands for a call in Serve's books, by which it bounds and scales, until that has ended."""
+        if self._ends.pop(request, None):
+            return
+        ended = self._ends[request] = asyncio.Event()
+        try:
+            await ended.wait()
+        finally:
+            if request not in self.open:
+                self._ends.pop(request, None)
 
     def waiting_s(self) -> Counter[str]:
         """Expected prefill seconds of requests without a first byte, by the ingress that sent each."""
@@ -70,14 +98,20 @@ class Replica:
 
     async def metrics(self) -> tuple[str, str, float]:
         """This replica's name, its engine's page of metrics, and the expected rebuild seconds that wait."""
-        parts = [part async for part in answer(self.engine.app, Call("GET", "/metrics"))]
-        page = b"".join(part for part in parts if isinstance(part, bytes)).decode()
-        return self.name, page, float(sum(self.waiting_s().values()))
+        parts: list[bytes] = []
+
+        async def send(message: Message) -> None:
+            parts.append(message.get("body", b""))
+
+        await answer(self.engine.app, Call("GET", "/metrics"), send)
+        return self.name, b"".join(parts).decode(), float(sum(self.waiting_s().values()))
 
     async def check_health(self) -> None:
         await self.engine.check()
 
     async def __del__(self) -> None:
+        if server := getattr(self, "_server", None):
+            server.close()
         if engine := getattr(self, "engine", None):
             await engine.stop()
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
+from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
 from agentcache.service.call import Plan
 from agentcache.service.costs import Ledger, choose, elsewhere, rates
@@ -13,7 +13,7 @@ ROUTER = "agentcache.service.router:ResidencyRouter"
 class ResidencyRouter(RequestRouter):
     """Ranks all replicas for the request's `plan`, so that a full best one falls through to the next.
 
-    The plan is a keyword argument of the call. A request without one goes to the shortest queue, as Serve would choose.
+    The plan is a keyword argument of the choice. A request without one goes to the shortest queue, as Serve does it.
     """
 
     def initialize_state(self, **kwargs: Any) -> None:
@@ -25,9 +25,9 @@ class ResidencyRouter(RequestRouter):
         plan = pending_request.kwargs.get("plan") if pending_request else None
         if not isinstance(plan, Plan):
             return [candidate_replicas]
-        assert pending_request is not None
         replicas = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
         stats = {name: replica.routing_stats for name, replica in replicas.items()}
+        self.ledger.forget()
         waiting_s, requests = self.ledger.waiting_s(), self.ledger.requests()
         ranks = choose(
             plan,
@@ -35,19 +35,7 @@ class ResidencyRouter(RequestRouter):
             {name: requests[name] + elsewhere(told, "open", plan.source) for name, told in stats.items()},
             {name: rates(told) for name, told in stats.items()},
         )
-        if ranks:
+        if ranks and pending_request:
             # Counted before it is sent: those that arrive in the same moment see it.
-            request = pending_request.metadata.internal_request_id
-            self.ledger.open[request] = plan
-            pending_request.future.add_done_callback(
-                lambda done: done.cancelled() and self.ledger.open.pop(request, None)
-            )
+            self.ledger.open[pending_request.metadata.internal_request_id] = plan
         return [[replicas[name] for name in rank] for rank in ranks]
-
-    def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any) -> None:
-        plan = pending_request.kwargs.get("plan")
-        if isinstance(plan, Plan):
-            plan.replica = replica_id.unique_id
-
-    def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
-        self.ledger.open.pop(internal_request_id, None)

@@ -57,7 +57,7 @@ def server(*command: str) -> Iterator[str]:
         try:
             deadline = time.monotonic() + START_S
             url = f"http://127.0.0.1:{port}"
-            while not _serves(url):
+            while not serves(url):
                 if process.poll() is not None or time.monotonic() > deadline:
                     log.seek(0)
                     sys.exit(f"{command[0]} did not start: {log.read()[-3000:].decode(errors='replace')}")
@@ -68,7 +68,7 @@ def server(*command: str) -> Iterator[str]:
             process.wait(60)
 
 
-def _serves(url: str) -> bool:
+def serves(url: str) -> bool:
     try:
         return httpx.get(f"{url}/v1/models", trust_env=False, timeout=5).status_code == 200
     except httpx.HTTPError:

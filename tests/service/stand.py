@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from agentcache.api.messages import Action, Answer, Explanation, Snapshot
 from agentcache.service.api import api
-from agentcache.service.asgi import answer
+from agentcache.service.asgi import Message, answer
 from agentcache.service.call import Call, Head, Plan
 from agentcache.service.config import ServiceConfig
 from agentcache.service.directory import Directory
@@ -55,14 +55,18 @@ class Direct:
         plan.replica = next(name for name in ("r1", "r2", "r3") if name not in plan.avoid)
         if self.faults:
             raise self.faults.pop()
-        parts = answer(REPLICA, call)
-        status, headers = await anext(parts)  # type: ignore[misc]
-        sent: list[bytes] = []
-        async for part in parts:
-            if len(sent) == self.breaks:
+        messages: list[Message] = []
+
+        async def keep(message: Message) -> None:
+            messages.append(message)
+
+        await answer(REPLICA, call, keep)
+        start, *pieces = messages
+        for number, piece in enumerate(pieces):
+            if number == self.breaks:
                 raise ConnectionError("gone")
-            sent.append(part)  # type: ignore[arg-type]
-            yield part if len(sent) > 1 else Head(status, headers, plan.replica, sent[0])  # type: ignore[arg-type]
+            body = piece.get("body", b"")
+            yield body if number else Head(start["status"], tuple(start["headers"]), plan.replica, body)
 
 
 class Local:

@@ -1,71 +1,123 @@
-"""Calling an application in this process: pieces in order, errors as they are, and work that ends with its reader."""
+"""Calling an application in this process, and work that ends when its client leaves."""
 
 import asyncio
 from typing import Any
 
 import pytest
 
-from agentcache.service.asgi import AHEAD, answer
+from agentcache.service.asgi import Attended, Message, answer
 from agentcache.service.call import Call
 
 CALL = Call("POST", "/x", b"q=1", ((b"a", b"b"),), b"body")
-
-
-async def read(app: Any) -> list[Any]:
-    return [part async for part in answer(app, CALL)]
+START = {"type": "http.response.start", "status": 201, "headers": [(b"k", b"v")]}
+END = {"type": "http.response.body", "body": b"x"}
 
 
 def test_the_application_sees_the_request() -> None:
     seen: dict[str, Any] = {}
+    said: list[Message] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         seen.update(scope, body=await receive())
-        await send({"type": "http.response.start", "status": 201, "headers": [(b"k", b"v")]})
-        await send({"type": "http.response.body", "body": b"x"})
+        await send(START)
+        await send(END)
 
-    assert asyncio.run(read(app)) == [(201, ((b"k", b"v"),)), b"x"]
+    async def send(message: Message) -> None:
+        said.append(message)
+
+    asyncio.run(answer(app, CALL, send))
+    assert said == [START, END]
     assert (seen["method"], seen["path"], seen["query_string"]) == ("POST", "/x", b"q=1")
     assert seen["headers"] == [(b"a", b"b")] and seen["body"]["body"] == b"body"
-
-
-def test_pieces_come_in_order_and_together_when_they_wait() -> None:
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        for number in range(3 * AHEAD):
-            await send({"type": "http.response.body", "body": b"%d," % number, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
-
-    _, *pieces = asyncio.run(read(app))
-    assert b"".join(pieces) == b"".join(b"%d," % number for number in range(3 * AHEAD))
-    assert len(pieces) < AHEAD
 
 
 def test_an_application_that_fails_fails_its_caller() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         raise ValueError("broken")
 
+    async def send(message: Message) -> None: ...
+
     with pytest.raises(ValueError, match="broken"):
-        asyncio.run(read(app))
+        asyncio.run(answer(app, CALL, send))
 
 
-def test_a_reader_that_leaves_ends_the_work() -> None:
+class Client:
+    """A server's view of a client, who leaves when `gone` is set, or is said to have when it has its answer."""
+
+    def __init__(self) -> None:
+        self.gone = asyncio.Event()
+        self.parts = [b"a", b"b"]
+        self.said: list[Message] = []
+
+    async def receive(self) -> Message:
+        if self.parts:
+            return {"type": "http.request", "body": self.parts.pop(0), "more_body": bool(self.parts)}
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        self.said.append(message)
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            self.gone.set()
+
+
+def test_a_client_that_leaves_ends_the_work() -> None:
     ended: list[str] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         try:
-            await receive()
-            await send({"type": "http.response.start", "status": 200, "headers": []})
-            while True:
-                await send({"type": "http.response.body", "body": b"x", "more_body": True})
+            while (await receive())["more_body"]:
+                pass
+            await send(START)
+            await asyncio.Event().wait()
         except asyncio.CancelledError:
             ended.append("cancelled")
             raise
 
-    async def leave() -> None:
-        parts = answer(app, CALL)
-        await anext(parts)
-        await anext(parts)
-        await parts.aclose()  # type: ignore[attr-defined]
+    async def work() -> None:
+        client = Client()
+        task = asyncio.create_task(Attended(app)({}, client.receive, client.send))
+        while not client.said:
+            await asyncio.sleep(0)
+        client.gone.set()
+        await task
 
-    asyncio.run(leave())
+    asyncio.run(work())
     assert ended == ["cancelled"]
+
+
+def test_a_client_that_has_its_answer_ends_nothing() -> None:
+    ended: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive())["more_body"]:
+            pass
+        await send(START)
+        await send(END)
+        await asyncio.sleep(0.01)  # what is left to do after an answer
+        ended.append("done")
+
+    async def work() -> None:
+        client = Client()
+        await Attended(app)({}, client.receive, client.send)
+        assert client.said == [START, END]
+
+    asyncio.run(work())
+    assert ended == ["done"]
+
+
+def test_who_cancels_the_work_hears_of_it() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive())["more_body"]:
+            pass
+        await asyncio.Event().wait()
+
+    async def work() -> None:
+        client = Client()
+        task = asyncio.create_task(Attended(app)({}, client.receive, client.send))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(work())

@@ -26,7 +26,7 @@ CHAT = "/v1/chat/completions"
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     """Two replicas of tiny-llama behind one URL, evicting by AsymCache's costs."""
-    flags = ["--replicas", "2", "--policy", "asymcache", "--max-model-len", "1024", "--num-gpu-blocks-override", "80"]
+    flags = ["--replicas", "2", "--policy", "asymcache", "--max-model-len", "1024", "--num-gpu-blocks-override", "128"]
     with started(tmp_path_factory.mktemp("up"), *flags) as app:
         yield app
 
@@ -44,7 +44,7 @@ def test_sessions_go_home_and_meet_their_contexts(app: App) -> None:
     texts: dict[str, str] = {}
     replicas: dict[str, set[str]] = {}
     for turn in range(2):
-        for session in "abcdef":
+        for session in "abcdefghij":
             answer = app.http.post(CHAT, json=body(session * 300), headers={"X-Session-ID": f"s-{session}"})
             assert answer.status_code == 200, answer.text
             told = answer.json()
