@@ -6,13 +6,13 @@ The format has no branches and no sub-agents: a branch becomes a chain, a sub-ag
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from agentcache.errors import InputError
 from agentcache_workloads.readers.mooncake import WHOLE
-from agentcache_workloads.readers.trace import Meta, Session
+from agentcache_workloads.readers.trace import Call, Meta, Session
 from agentcache_workloads.readers.writer import write_lines
 
 FIRST_REST = 1 << 40
@@ -47,6 +47,7 @@ def _lines(size: int, sessions: Iterable[Session], lost: Lost, more: dict[str, s
     for session in sessions:
         lost.sessions += 1
         lost.parents += session.parent is not None
+        starts: dict[int, float] = {}
         for call in session.calls:
             lost.calls += 1
             lost.branches += call.after is not None and call.after != call.turn - 1
@@ -55,14 +56,26 @@ def _lines(size: int, sessions: Iterable[Session], lost: Lost, more: dict[str, s
                 ids.append(rest)
                 rest += 1
             line = {"session_id": session.sid, "input_length": call.in_tok, "output_length": max(call.out_tok, 1)}
-            if call.turn == 0 and session.arrival_s is not None:
-                line["timestamp"] = _ms(session.arrival_s)
-            elif call.turn and call.delay_s is not None:
+            if (start_s := _start_s(session, call, starts)) is not None:
+                starts[call.turn] = start_s
+            if call.turn and call.delay_s is not None:
                 line["delay"] = _ms(call.delay_s)
-            elif call.turn and session.arrival_s is not None and call.t_s is not None:
-                line["timestamp"] = _ms(session.arrival_s + call.t_s)
+            elif start_s is not None:
+                line["timestamp"] = _ms(start_s)
             lost.unknown_pauses += bool(call.turn) and call.delay_s is None
             yield json.dumps({**line, **more, "hash_ids": ids}, separators=(",", ":")) + "\n"
+
+
+def _start_s(session: Session, call: Call, starts: Mapping[int, float]) -> float | None:
+    """When a call started, as far as the trace says: by itself, or by the time from start to start."""
+    if session.arrival_s is None:
+        return None
+    if call.turn == 0:
+        return session.arrival_s
+    if call.t_s is not None:
+        return session.arrival_s + call.t_s
+    before, cycle_s = starts.get(call.after or 0), call.record.get("cycle_s")
+    return None if before is None or cycle_s is None else before + float(cycle_s)
 
 
 def _ms(seconds: float) -> float:
