@@ -21,14 +21,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import httpx
 import ray
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
-from routing import ask, serves
+from routing import paired, serves
 
 from agentcache.cost import CostProfile
 from agentcache.service.config import ServiceConfig
@@ -38,7 +37,7 @@ from agentcache_workloads.replay.provenance import commit, describe_host
 
 PIECE = b'data: {"id":"cmpl-0","object":"text_completion","choices":[{"index":0,"text":"' + 64 * b"x" + b'"}]}\n\n'
 PIECE_S = 0.0025  # about a step of the small model of the other benchmark
-SHAPES = (("1 piece", 1), ("32 pieces", 32))
+SHAPES = {"1 piece": {"max_tokens": 1}, "32 pieces": {"max_tokens": 32}}
 
 
 async def pieces(number: int) -> AsyncIterator[bytes]:
@@ -146,33 +145,12 @@ def paths() -> dict[str, Any]:
     }
 
 
-def measure(path: str, urls: list[str], pairs: int) -> Iterator[dict[str, Any]]:
-    """A row for each pair of equal requests: to the application alone, and over a path."""
-    clients = [httpx.Client(base_url=url, timeout=60, trust_env=False) for url in urls]
-    for pair in range(-20, pairs):
-        for what, number in SHAPES:
-            body = {"prompt": [3 + pair % 400] * 512, "max_tokens": number}
-            order = (0, 1) if pair % 2 else (1, 0)
-            times = {side: ask(clients[side], body) for side in order}
-            if pair < 0:  # the first ones warm both up
-                continue
-            yield {
-                "path": path,
-                "what": what,
-                "pair": pair,
-                "own_first_ms": 1e3 * times[0][0],
-                "added_first_ms": 1e3 * (times[1][0] - times[0][0]),
-                "own_ms": 1e3 * times[0][1],
-                "added_ms": 1e3 * (times[1][1] - times[0][1]),
-                "seed": 0,
-            }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="CSV to write; it is replaced")
     parser.add_argument("--pairs", type=int, default=200)
-    parser.add_argument("--paths", default=",".join(paths()))
+    known = paths()
+    parser.add_argument("--paths", default=",".join(known))
     args = parser.parse_args()
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # where replicas find the engine
@@ -180,14 +158,15 @@ def main() -> None:
     where = {"commit": commit(), "cpu_model": host["cpu"], "cores": host["cores"]}
     rows: list[dict[str, Any]] = []
     with alone() as own:
-        for path, started in paths().items():
+        for path, started in known.items():
             if path not in args.paths:
                 continue
             with started as url:
-                for row in measure(path, [own, url], args.pairs):
+                for row in paired((own, url), SHAPES, args.pairs):
                     where["load"] = os.getloadavg()[0]  # of the last minute: what else the machine did
-                    rows.append({name: round(x, 4) if isinstance(x, float) else x for name, x in (row | where).items()})
-            for what, _ in SHAPES:
+                    whole = {"path": path} | row | where
+                    rows.append({name: round(x, 4) if isinstance(x, float) else x for name, x in whole.items()})
+            for what in SHAPES:
                 mine = [row for row in rows if (row["path"], row["what"]) == (path, what)]
                 shown = [name for name in mine[0] if name.endswith("_ms")]
                 print(path, what, {name: round(median(row[name] for row in mine), 2) for name in shown}, flush=True)

@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--contenders", nargs="+", default=["vllm-lru @ fcfs", "return-index @ working-set"])
     parser.add_argument("--profile", type=Path, help="step times of this engine; default: measured now")
     given = parser.parse_args()
+    contenders = [contender.split(" @ ") for contender in given.contenders]
     profile = given.profile or Path(tempfile.mkdtemp()) / "profile.json"
     if not given.profile:
         run("profile", "--out", profile, "--max-batched-tokens", MAX_BATCHED, "--points", 60)
@@ -68,7 +69,7 @@ def main() -> None:
     for ratio in map(int, given.live_pool.split(",")):
         for seed in map(int, given.seeds.split(",")):
             stock: dict[str, dict[str, float]] = {}
-            for policy, admission in (contender.split(" @ ") for contender in given.contenders):
+            for policy, admission in contenders:
                 row: dict[str, object] = {"live_pool": ratio, "policy": policy, "admission": admission, "seed": seed}
                 found = {
                     engine: replay(engine, POOLS[ratio], seed, profile, policy, admission) for engine in ("vllm", "sim")
@@ -91,7 +92,7 @@ def main() -> None:
                         writer.writeheader()
                         writer.writerows(rows)
     for ratio in given.live_pool.split(","):
-        for policy, admission in (contender.split(" @ ") for contender in given.contenders[1:]):
+        for policy, admission in contenders[1:]:
             ours = [row for row in rows if (row["live_pool"], row["policy"]) == (int(ratio), policy)]
             found = median(row["vllm_mean_ratio"] for row in ours if row["admission"] == admission)
             print(f"live/pool {ratio}: {policy} @ {admission} {found:.2f} of {given.contenders[0]}")

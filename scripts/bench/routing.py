@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -153,32 +153,38 @@ def ask(client: httpx.Client, body: dict[str, Any]) -> tuple[float, float]:
     return first, time.perf_counter() - begun
 
 
+def paired(urls: Sequence[str], shapes: dict[str, dict[str, Any]], pairs: int) -> Iterator[dict[str, Any]]:
+    """A row for each pair of equal requests of a shape: to the first server, and to the second."""
+    clients = [httpx.Client(base_url=url, timeout=60, trust_env=False) for url in urls]
+    for pair in range(-10, pairs):
+        for what, shape in shapes.items():
+            body = shape | {"prompt": [3 + pair % 400] * 512}
+            times = {side: ask(clients[side], body) for side in ((0, 1) if pair % 2 else (1, 0))}
+            if pair < 0:  # the first ones warm both up
+                continue
+            yield {
+                "what": what,
+                "pair": pair,
+                "own_first_ms": 1e3 * times[0][0],
+                "ours_first_ms": 1e3 * times[1][0],
+                "own_ms": 1e3 * times[0][1],
+                "ours_ms": 1e3 * times[1][1],
+                "added_first_ms": 1e3 * (times[1][0] - times[0][0]),
+                "added_ms": 1e3 * (times[1][1] - times[0][1]),
+                "seed": 0,
+            }
+
+
 def ingress(pairs: int) -> Iterator[dict[str, Any]]:
-    """A row for each pair of equal requests: to vLLM's own server, and through the ingress."""
+    """Rows of pairs: to vLLM's own server, and through the ingress."""
     flags = FLAGS | {"--num-gpu-blocks-override": 65, "--served-model-name": MODEL}
+    body = {"model": MODEL, "ignore_eos": True}
+    shapes = {
+        "1 token": body | {"max_tokens": 1, "stream": False},
+        "32 tokens, streamed": body | {"max_tokens": 32, "stream": True},
+    }
     with server("serve", MODEL, "--enforce-eager", *words(flags)) as own, server(*up(1, "residency")) as ours:
-        clients = [httpx.Client(base_url=url, timeout=60, trust_env=False) for url in (own, ours)]
-        shapes = (("1 token", 1, False), ("32 tokens, streamed", 32, True))
-        for pair in range(-10, pairs):
-            for what, tokens, stream in shapes:
-                prompt = [3 + pair % 400] * 512
-                body = {"model": MODEL, "prompt": prompt, "max_tokens": tokens, "stream": stream, "ignore_eos": True}
-                sides = [(0, ask(clients[0], body)), (1, ask(clients[1], body))] if pair % 2 else None
-                sides = sides or [(1, ask(clients[1], body)), (0, ask(clients[0], body))]
-                times = dict(sides)
-                if pair < 0:  # the first ones warm both up
-                    continue
-                yield {
-                    "what": what,
-                    "pair": pair,
-                    "own_first_ms": 1e3 * times[0][0],
-                    "ours_first_ms": 1e3 * times[1][0],
-                    "own_ms": 1e3 * times[0][1],
-                    "ours_ms": 1e3 * times[1][1],
-                    "added_first_ms": 1e3 * (times[1][0] - times[0][0]),
-                    "added_ms": 1e3 * (times[1][1] - times[0][1]),
-                    "seed": 0,
-                }
+        yield from paired((own, ours), shapes, pairs)
 
 
 def main() -> None:
