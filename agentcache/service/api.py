@@ -4,7 +4,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI
 from starlette.routing import Route, request_response
@@ -17,13 +17,18 @@ from agentcache.service.listen import listening
 from agentcache.service.tenants import Rate
 from agentcache.service.watch import watch
 
+FIRST_LOOK_S = 1.0
+
 
 def api(ingress: Ingress, service: Service) -> FastAPI:
     """The HTTP application: OpenAI's API under /v1, the control API, health, and what describes them."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        watching = asyncio.create_task(watch(ingress.homes, service))
+        asked = asyncio.Event()
+        watching = asyncio.create_task(watch(ingress.homes, service, asked))
+        with suppress(TimeoutError):  # turns may come at once, also to an ingress that was started anew
+            await asyncio.wait_for(asked.wait(), FIRST_LOOK_S)
         async with listening(app, ingress.config.listen):
             yield
         watching.cancel()

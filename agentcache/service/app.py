@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, aclosing, suppress
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -17,10 +17,11 @@ from agentcache.service.api import api
 from agentcache.service.call import Call, Head, Plan
 from agentcache.service.config import ServiceConfig
 from agentcache.service.ingress import Ingress
+from agentcache.service.place import Place
 from agentcache.service.remote import RemoteService
 from agentcache.service.replica import Replica
 from agentcache.service.tenants import Tenants
-from agentcache.service.wire import Address, Wires
+from agentcache.service.wire import Wires
 
 STATS_PERIOD_S = 1.0
 ONE_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"}
@@ -40,41 +41,29 @@ class ServeBackend:
         self._sticky = sticky  # Serve's own router of sessions must be told them
         self._wires = Wires()
         self._numbers = itertools.count()
-        self._closing: set[asyncio.Task[None]] = set()
+        self._leaving: set[asyncio.Task[None]] = set()
 
     async def send(self, call: Call, plan: Plan, session: str | None) -> AsyncIterator[Head | bytes]:
         plan.request = f"{plan.source}-{next(self._numbers)}"
         handle = self._handle.options(session_id=session) if self._sticky and session else self._handle
-        place = AsyncExitStack()
-        held: Any = None
+        place = Place(handle, plan)
         answered = False
         try:
-            chosen = await place.enter_async_context(handle.choose_replica(plan=plan))
-            plan.replica = chosen.replica_id
-            held = handle.dispatch(chosen, plan.request)
-            async with aclosing(self._wires.ask(Address(**chosen.replica_metadata), call, plan)) as parts:
+            address = await place.take()
+            async with aclosing(self._wires.ask(address, call, plan)) as parts:
                 async for part in parts:
                     yield part
+                    place.run()
             answered = True
         finally:
             plan.ended = True
-            closing = asyncio.create_task(_close(place, held, answered))
-            self._closing.add(closing)
-            closing.add_done_callback(self._closing.discard)
+            leaving = asyncio.create_task(place.leave(answered))
+            self._leaving.add(leaving)
+            leaving.add_done_callback(self._leaving.discard)
 
     async def metrics(self) -> list[tuple[str, str, float]]:
         told: list[tuple[str, str, float]] = await self._handle.broadcast("metrics").results_async(timeout_s=10)
         return told
-
-
-async def _close(place: AsyncExitStack, held: Any, answered: bool) -> None:
-    """End Serve's part of a call: nobody waits for it."""
-    with suppress(Exception, asyncio.CancelledError):
-        if held and not answered:
-            held.cancel()
-        if held:
-            await held
-    await place.aclose()
 
 
 @serve.ingress()

@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any
-from zlib import crc32
 
 from agentcache.service.call import Plan
 
@@ -99,8 +99,13 @@ def _ranks(names: Iterable[str], costs: Mapping[str, float], plan: Plan) -> Iter
         best = costs[left[0]]
         equal = [name for name in left if costs[name] <= best * (1 + TIE)]
         left = left[len(equal) :]
-        first = plan.home if plan.home in equal else max(equal, key=lambda name: crc32(f"{plan.job} {name}".encode()))
+        first = plan.home if plan.home in equal else max(equal, key=lambda name: affinity(plan.job, name))
         yield [first]
         equal.remove(first)
         if equal:
             yield equal
+
+
+def affinity(job: str, replica: str) -> bytes:
+    """Of equal replicas a new job goes to that with the most (rendezvous hashing); names that are alike spread too."""
+    return blake2b(f"{job} {replica}".encode(), digest_size=8).digest()

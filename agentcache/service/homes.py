@@ -31,17 +31,20 @@ class Homes:
 
     def served(self, job: str, replica: str, tokens: int, now: float) -> None:
         """A turn of so many tokens has begun to answer on a replica: they are all there now."""
-        known = self._jobs.setdefault(job, Whereabouts())
+        known = self._jobs.get(job, Whereabouts())
         known.home, known.served_at = replica, now
         known.tokens[replica] = tokens
-        self._jobs.move_to_end(job)
-        if len(self._jobs) > self.capacity:
-            self._jobs.popitem(last=False)
+        self._know(job, known)
 
     def told(self, job: str, tokens: dict[str, int], now: float) -> None:
-        """The service says how many tokens of a known job each replica holds: old news while a turn is fresh."""
+        """The service says how many tokens of a job each replica holds: old news while a turn is fresh.
+
+        Of a job that this ingress has not served, it is all there is: what holds most of it is its home.
+        """
         known = self._jobs.get(job)
-        if known and now - known.served_at > FRESH_S:
+        if known is None and tokens:
+            self._know(job, Whereabouts(max(tokens, key=tokens.__getitem__), tokens))
+        elif known and now - known.served_at > FRESH_S:
             known.tokens = tokens
 
     def lost(self, replica: str) -> None:
@@ -53,6 +56,12 @@ class Homes:
 
     def ended(self, job: str) -> None:
         self._jobs.pop(job, None)
+
+    def _know(self, job: str, known: Whereabouts) -> None:
+        self._jobs[job] = known
+        self._jobs.move_to_end(job)
+        if len(self._jobs) > self.capacity:
+            self._jobs.popitem(last=False)
 
     def __len__(self) -> int:
         return len(self._jobs)

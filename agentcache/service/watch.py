@@ -14,6 +14,8 @@ logger = logging.getLogger(__name__)
 PERIOD_S = 0.5
 CONTEXTS = 512
 """The latest, which is where something changes."""
+FIRST_CONTEXTS = 8192
+"""An ingress that has just started, or has been without the service, knows little else."""
 
 
 def learn(homes: Homes, snapshot: Snapshot, now: float) -> None:
@@ -23,21 +25,24 @@ def learn(homes: Homes, snapshot: Snapshot, now: float) -> None:
         for copy in context.copies:
             for name in {context.id, context.job}:
                 held[name][copy.engine] = max(held[name].get(copy.engine, 0), copy.resident_tokens)
-    for name, tokens in held.items():
+    for name, tokens in reversed(held.items()):  # the latest last, so that it is forgotten last
         homes.told(name, tokens, now)
 
 
-async def watch(homes: Homes, service: Service) -> None:
-    """Ask and learn until cancelled. A service that is away is asked again, and said once to be away."""
-    away = False
+async def watch(homes: Homes, service: Service, asked: asyncio.Event) -> None:
+    """Ask and learn until cancelled; `asked` is set after the first answer, or its failure.
+
+    A service that is away is asked again, and said once to be away.
+    """
+    away, limit = False, FIRST_CONTEXTS
     while True:
-        await asyncio.sleep(PERIOD_S)
         try:
-            snapshot = await asyncio.wait_for(service.snapshot(None, CONTEXTS), 5)
+            snapshot = await asyncio.wait_for(service.snapshot(None, limit), 5)
+            away, limit = False, CONTEXTS
+            learn(homes, snapshot, time.monotonic())
         except Exception as error:
             if not away:
                 logger.warning("the residency service is away, routing goes on by what is known: %s", error)
-            away = True
-            continue
-        away = False
-        learn(homes, snapshot, time.monotonic())
+            away, limit = True, FIRST_CONTEXTS
+        asked.set()
+        await asyncio.sleep(PERIOD_S)

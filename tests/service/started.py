@@ -41,11 +41,12 @@ class App:
 
     def replicas(self) -> list[int]:
         """Process ids of the replicas of this application."""
-        return [
-            pid
-            for pid, _, name in processes(self.process.pid)
-            if name.startswith("ray::ServeReplica:agentcache:replica")
-        ]
+        return self.serving("replica")
+
+    def serving(self, deployment: str) -> list[int]:
+        """Process ids of one of its deployments."""
+        name = f"ray::ServeReplica:agentcache:{deployment}"
+        return [pid for pid, _, args in processes(self.process.pid) if args.startswith(name)]
 
     def until(self, true: Callable[[], Any], limit_s: float = 60) -> Any:
         deadline = time.monotonic() + limit_s

@@ -19,6 +19,14 @@ def test_fresh_turns_are_newer_than_news() -> None:
     assert homes.of("j").tokens == {"r2": 50} and homes.of("j").home == "r1"
 
 
+def test_what_holds_most_of_an_unknown_job_is_its_home() -> None:
+    homes = Homes()
+    homes.told("j", {"r1": 10, "r2": 50}, now=0.0)
+    homes.told("nowhere", {}, now=0.0)
+    assert homes.of("j").home == "r2" and homes.of("j").tokens == {"r1": 10, "r2": 50}
+    assert len(homes) == 1
+
+
 def test_a_lost_replica_holds_nothing() -> None:
     homes = Homes()
     homes.served("j", "r1", 100, now=0.0)
@@ -28,7 +36,7 @@ def test_a_lost_replica_holds_nothing() -> None:
 
 
 class Machine(RuleBasedStateMachine):
-    """Nobody is invented, and the number of jobs is bounded."""
+    """Homes are replicas that someone has named, and the number of jobs is bounded."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,9 +51,9 @@ class Machine(RuleBasedStateMachine):
 
     @rule(job=JOBS, tokens=st.dictionaries(REPLICAS, st.integers(0, 1000)))
     def tell(self, job: str, tokens: dict[str, int]) -> None:
-        known = len(self.homes)
+        home = self.homes.of(job).home
         self.homes.told(job, tokens, self.now + 10)
-        assert len(self.homes) == known
+        assert self.homes.of(job).tokens == tokens and self.homes.of(job).home in {home, *tokens}
 
     @rule(replica=REPLICAS)
     def lose(self, replica: str) -> None:

@@ -1,6 +1,7 @@
 """The whole application as `agentcache up` starts it: Serve, two vLLM replicas, HTTP, and what goes wrong with them."""
 
 import asyncio
+import itertools
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ pytest.importorskip("ray", reason="the application is Ray Serve's")
 
 from agentcache.api import AgentCacheClient, SyncAgentCacheClient
 from agentcache.errors import InputError
+from agentcache.service.costs import affinity
 from tests.service.started import START_S, App, bearer, lives, processes, started
 
 pytestmark = [pytest.mark.vllm, pytest.mark.ray]
@@ -177,3 +179,48 @@ def test_a_killed_replica_costs_no_request(app: App) -> None:
     assert again.status_code == 200
     app.until(lambda: not any(lives(pid) for pid, _, _ in family))
     app.until(lambda: len(app.metric("agentcache_waiting_rebuild_seconds")) == 2, START_S)
+
+
+def test_a_killed_ingress_comes_back_and_knows_where_contexts_are(app: App) -> None:
+    async def turns(sessions: list[str]) -> dict[str, tuple[str, int]]:
+        async with httpx.AsyncClient(base_url=app.url, headers=bearer("red"), timeout=60, trust_env=False) as http:
+
+            async def turn(session: str) -> tuple[str, int]:
+                answer = await http.post(CHAT, json=body(session * 100), headers={"X-Session-ID": session})
+                cached = answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"]
+                return answer.headers["x-agentcache-replica"], cached
+
+            return dict(zip(sessions, await asyncio.gather(*map(turn, sessions)), strict=True))
+
+    def known() -> bool:
+        with SyncAgentCacheClient(app.url, token="key-red") as client:
+            return set(sessions) <= {
+                context.job.removeprefix("red/") for context in client.snapshot(limit=100).contexts
+            }
+
+    def serves() -> bool:
+        try:
+            return app.http.get("/health").status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    # They would all begin on one replica; at once, some go where the queue is shorter, and no name says where.
+    names = sorted(app.metric("agentcache_build_info"))
+    alike = (
+        one
+        for one in map("i-{}".format, itertools.count())
+        if affinity(f"red/{one}", names[0]) > affinity(f"red/{one}", names[1])
+    )
+    sessions = list(itertools.islice(alike, 12))
+    homes = {session: replica for session, (replica, _) in asyncio.run(turns(sessions)).items()}
+    assert set(homes.values()) == set(names)
+    app.until(known)
+    replicas = app.replicas()
+    (killed,) = app.serving("ingress")
+    os.kill(killed, signal.SIGKILL)
+    app.until(lambda: not lives(killed))
+    app.until(serves)
+    for session in sessions:
+        replica, cached = asyncio.run(turns([session]))[session]
+        assert replica == homes[session] and cached > 64
+    assert app.replicas() == replicas

@@ -19,7 +19,7 @@ def report(engine: str, tokens: int, seq: int) -> Report:
 def test_sessions_and_jobs_are_learnt() -> None:
     service, homes = Local(), Homes()
     service.directory.report(report("r1", 64, 1), 0.0)
-    for name in ("red/s", "red/j", "red/other"):
+    for name in ("red/s", "red/other"):
         homes.served(name, "r9", 999, now=0.0)
     watch.learn(homes, service.directory.snapshot(None, 10, 0.0), now=100.0)
     assert homes.of("red/s").tokens == homes.of("red/j").tokens == {"r1": 64}
@@ -40,7 +40,7 @@ def test_a_service_that_is_away_is_told_once(monkeypatch: pytest.MonkeyPatch, ca
     service.snapshot = snapshot  # type: ignore[assignment,method-assign]
 
     async def run() -> None:
-        task = asyncio.create_task(watch.watch(Homes(), service))
+        task = asyncio.create_task(watch.watch(Homes(), service, asyncio.Event()))
         while asked < 5:
             await asyncio.sleep(0.001)
         task.cancel()
