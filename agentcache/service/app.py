@@ -53,7 +53,6 @@ class ServeBackend:
             async with aclosing(self._wires.ask(address, call, plan)) as parts:
                 async for part in parts:
                     yield part
-                    place.run()
             answered = True
         finally:
             plan.ended = True
