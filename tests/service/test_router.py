@@ -1,6 +1,7 @@
 """The router's own part: what it ranks, and what it counts from the choice to the end of a request."""
 
 import asyncio
+import itertools
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,9 +20,16 @@ def replica(name: str, **stats: Any) -> Any:
 
 
 def request(plan: Plan | None, number: str = "1") -> Any:
-    metadata = SimpleNamespace(internal_request_id=number)
+    metadata = SimpleNamespace(internal_request_id=number, session_id="")
     kwargs = {"plan": plan} if plan else {}
-    return SimpleNamespace(kwargs=kwargs, metadata=metadata, future=asyncio.get_running_loop().create_future())
+    return SimpleNamespace(args=[], kwargs=kwargs, metadata=metadata)
+
+
+def guest(prompt: Any, session: str = "", number: str = "1", **more: Any) -> Any:
+    """As `ray.serve.llm` sends it: the body is an argument, the session is Serve's."""
+    metadata = SimpleNamespace(internal_request_id=number, session_id=session)
+    asked = SimpleNamespace(model="m", prompt=prompt, **more)
+    return SimpleNamespace(args=[asked, {"headers": {}}], kwargs={}, metadata=metadata)
 
 
 @pytest.fixture
@@ -99,5 +107,46 @@ def test_requests_without_a_plan_and_none_at_all_are_anybodys(router: ResidencyR
         assert names(await router.choose_replicas(replicas, request(None))) == [["a", "b"]]
         assert names(await router.choose_replicas(replicas, None)) == [["a", "b"]]
         assert await router.choose_replicas([], request(Plan())) == []
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_request_without_a_plan_goes_where_its_session_or_its_text_was(router: ResidencyRouter, named: bool) -> None:
+    numbers = itertools.count()
+
+    async def ask(replicas: list[Any], prompt: str, session: str) -> str:
+        number = str(next(numbers))
+        first, *_ = names(await router.choose_replicas(replicas, guest(prompt, session if named else "", number)))
+        router.on_request_completed(None, number)  # type: ignore[arg-type]
+        return first[0]
+
+    async def run() -> None:
+        both = [replica("a"), replica("b")]
+        told = {f"{number}": f"{number} times upon a time " * 100 for number in range(8)}
+        for session, prompt in told.items():
+            await ask([both[int(session) % 2]], prompt, session)
+        gone = [await ask(both, prompt + "and then " * 50, session) for session, prompt in told.items()]
+        assert gone == ["a", "b"] * 4
+
+    asyncio.run(run())
+
+
+def test_what_has_no_plan_waits_until_its_prefill_is_due(router: ResidencyRouter) -> None:
+    async def run() -> None:
+        await router.choose_replicas([replica("a", rates=(1e-4, 0.0))], guest("word " * 200))
+        assert router.ledger.waiting_s()["a"] > 0
+        while router.ledger.waiting_s():
+            await asyncio.sleep(0.01)
+        assert router.ledger.requests() == {"a": 1}
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("messages", [[{"role": "user", "content": "x"}], [object()], "x", None])
+def test_any_body_is_planned(router: ResidencyRouter, messages: Any) -> None:
+    async def run() -> None:
+        ranks = await router.choose_replicas([replica("a"), replica("b")], guest(None, messages=messages))
+        assert sum(map(len, ranks)) == 2
 
     asyncio.run(run())
