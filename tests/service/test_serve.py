@@ -5,8 +5,11 @@ import itertools
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,13 +19,14 @@ pytest.importorskip("vllm", reason="the replicas are vLLM's")
 pytest.importorskip("ray", reason="the application is Ray Serve's")
 
 from agentcache.api import AgentCacheClient, SyncAgentCacheClient
-from agentcache.errors import InputError
+from agentcache.errors import AgentCacheError, InputError
 from agentcache.service.costs import affinity
 from tests.service.started import START_S, App, bearer, lives, processes, started
 
 pytestmark = [pytest.mark.vllm, pytest.mark.ray]
 
 CHAT = "/v1/chat/completions"
+TRACE = str(Path(__file__).parents[2] / "workloads/data/cc_weka.cut.jsonl.zst")
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +157,39 @@ def test_a_flood_of_control_calls_is_shed(app: App) -> None:
 
     codes = asyncio.run(flood())
     assert set(codes) == {200, 429}
+
+
+def test_a_replay_does_not_notice_that_the_service_is_killed(app: App, tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    flags = ["--engine", "http", "--url", app.url, "--output", "ignore-eos", "--json", str(out)]
+    flags += ["--sessions", "8", "--max-calls", "6", "--max-ctx", "64000", "--slots", "4", "--tokens-per-block", "1"]
+    code = "from agentcache.cli.main import main; main()"
+    command = [sys.executable, "-c", code, "replay", TRACE, *flags, "--time-scale", "0.05"]
+    known: set[str] = set()
+
+    def contexts() -> set[str]:
+        try:
+            with SyncAgentCacheClient(app.url, token="key-red") as client:
+                return {context.id for context in client.snapshot(limit=1000).contexts}
+        except AgentCacheError:
+            return set()  # it is away
+
+    replay = subprocess.Popen(command, env=os.environ | {"OPENAI_API_KEY": "key-red"})
+    try:
+        before = contexts()
+        app.until(lambda: len(known.update(contexts() - before) or known) >= 2)
+        (killed,) = (pid for pid, _, args in processes(app.process.pid) if args.startswith("ray::ResidencyActor"))
+        assert replay.poll() is None
+        os.kill(killed, signal.SIGKILL)
+        app.until(lambda: not lives(killed))
+        app.until(contexts)  # it has been restarted; engines announce themselves anew
+        app.until(lambda: known <= contexts(), limit_s=10)
+        assert replay.wait(120) == 0
+    finally:
+        replay.kill()
+        replay.wait()
+    (row,) = json.loads(out.read_text())["runs"]
+    assert (row["jobs"], row["errors"]) == (8, 0) and row["cached_tokens"] > 0
 
 
 def test_a_killed_replica_costs_no_request(app: App) -> None:

@@ -28,10 +28,11 @@ def serve_all(body: dict[str, Any], number: int) -> tuple[str, float]:
 
 
 class StubServer:
-    def __init__(self, behave: Behaviour = serve_all, metrics: str = METRICS, counted: str = "") -> None:
+    def __init__(self, behave: Behaviour = serve_all, metrics: str = METRICS, counted: str = "", key: str = "") -> None:
         self.behave = behave
         self.metrics = metrics
         self.counted = counted  # metrics that appear with the first request
+        self.key = key  # asked for, if there is one
         self.requests: list[tuple[dict[str, str], dict[str, Any]]] = []
         self.open = self.peak = 0
 
@@ -54,6 +55,8 @@ class StubServer:
     async def _answer(self, path: str, headers: dict[str, str], raw: bytes, writer: asyncio.StreamWriter) -> bool:
         if path == "/health":
             return await _whole(writer, 200, "")
+        if self.key and headers.get("authorization") != f"Bearer {self.key}":
+            return await _whole(writer, 401, "{}")
         if path == "/v1/models":
             return await _whole(writer, 200, json.dumps({"data": [CARD]}))
         if path == "/metrics":

@@ -47,6 +47,14 @@ def drive(spec: RunSpec, behave: Behaviour | None = None, **changes: Any) -> tup
         return run(at(spec, url, **changes), lambda calls: None), stub
 
 
+def test_every_call_brings_the_key_and_no_result_has_it(spec: RunSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "k-1")
+    with running(stub := StubServer(key="k-1")) as url:
+        result = run(at(spec, url), lambda calls: None)
+    assert len(stub.requests) == 12 and not any(call.error for call in result.calls)
+    assert b"k-1" not in msgspec.json.encode(result)
+
+
 def test_every_call_is_made_forced_and_timed(spec: RunSpec) -> None:
     heard: list[int] = []
     with running(stub := StubServer(lambda body, number: ("serve", 0.002))) as url:

@@ -70,6 +70,16 @@ def test_a_server_of_ours_that_has_served_nobody_yet_is_not_taken_for_stock() ->
     assert (server.policy, server.stock) == ("return-index", False)
 
 
+def test_a_key_is_taken_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(StubServer(key="k-1")) as url:
+        monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+        with pytest.raises(EngineError, match="401") as refused:
+            ask(url)
+        assert "OPENAI_API_KEY" in (refused.value.hint or "")
+        monkeypatch.setenv("OPENAI_API_KEY", "k-1")
+        assert ask(url).model == "stub"
+
+
 def test_nobody_there_is_one_sentence() -> None:
     with pytest.raises(EngineError, match="no answer from"):
         ask("http://127.0.0.1:9")

@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 
 import httpx
 
+from agentcache_workloads.replay.server import authorization
+
 KEPT_ALIVE_S = 2.0  # less than servers keep an idle connection, or a request meets one that has just been closed
 
 
@@ -38,6 +40,7 @@ class Lanes:
         transport = httpx.AsyncHTTPTransport(verify=self._tls, trust_env=False, limits=limits)
         # A proxy would be measured with the server.
         client = httpx.AsyncClient(base_url=self._url, timeout=self._timeout, transport=transport, trust_env=False)
+        client.headers.update(authorization())
         self._all.append(client)
         return client
 

@@ -1,5 +1,6 @@
 """What an OpenAI-compatible server says of itself: its models, its limits, its counters."""
 
+import os
 import re
 import time
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ LINE = re.compile(r"([A-Za-z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)")
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 Labels = dict[str, str]
+
+API_KEY = "OPENAI_API_KEY"
 
 PROBE_TOKENS, PROBE_LOOKS, PROBE_S = 16, 5, 300.0
 """A first request, the looks for what it counted, and the time it may take: some servers compile then."""
@@ -65,14 +68,20 @@ class Server:
     stock: bool
 
 
-def ask(url: str, model: str | None = None, headers: Labels | None = None) -> Server:
+def authorization() -> Labels:
+    """The header with the key that the environment holds, if any, as the API's other clients send it."""
+    key = os.environ.get(API_KEY)
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def ask(url: str, model: str | None = None) -> Server:
     """Ask for `/v1/models`, and for `/metrics` behind one short request.
 
     `cache_blocks` are the usable ones (vLLM keeps one for itself). `stock` is vLLM whose counters show neither
     AgentCache nor an offload tier. Raises `EngineError` where nobody answers, `InputError` for another model.
     """
     try:
-        with httpx.Client(base_url=url, timeout=30.0, headers=headers, trust_env=False) as client:
+        with httpx.Client(base_url=url, timeout=30.0, headers=authorization(), trust_env=False) as client:
             models = _models(client.get("/v1/models"), url)
             if not models or (model is not None and model not in models):
                 raise InputError(
@@ -130,7 +139,10 @@ def _models(response: httpx.Response, url: str) -> dict[str, dict[str, Any]]:
         response.raise_for_status()
         return {str(card["id"]): card for card in response.json()["data"]}
     except (httpx.HTTPStatusError, ValueError, KeyError, TypeError) as error:
-        raise EngineError(f"{url}/v1/models answered {response.status_code} without a list of models") from error
+        raise EngineError(
+            f"{url}/v1/models answered {response.status_code} without a list of models; nothing was replayed",
+            hint=f"the server's key is taken from {API_KEY}" if response.status_code in (401, 403) else None,
+        ) from error
 
 
 def _text(response: httpx.Response) -> str:
