@@ -75,9 +75,9 @@ def serves(url: str) -> bool:
         return False
 
 
-def up(replicas: int, router: str, pool: int = POOL) -> list[str]:
+def up(replicas: int, router: str, pool: int = POOL, model: str = MODEL) -> list[str]:
     given = FLAGS | {"--num-gpu-blocks-override": pool // 32 + 1}
-    start = ["up", "--model", MODEL, "--replicas", str(replicas), "--router", router, "--enforce-eager"]
+    start = ["up", "--model", model, "--replicas", str(replicas), "--router", router, "--enforce-eager"]
     start += ["--admission", ADMISSION]
     return start + words(given)
 
@@ -98,17 +98,18 @@ def replay(url: str, seed: int, trace: str, jobs: dict[str, Any]) -> dict[str, A
 
 
 def route(
-    routers: list[str], trace: str, pool: int, seeds: list[int], jobs: dict[str, Any]
+    routers: list[str], model: str, trace: str, pool: int, seeds: list[int], jobs: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
     """A row for each router and seed; one application serves all seeds, whose jobs share no token."""
     for router in routers:
-        with server(*up(2, router, pool)) as url:
+        with server(*up(2, router, pool, model)) as url:
             before: Counter[str] = Counter()
             for seed in seeds:
                 row = replay(url, seed, trace, jobs)
                 after = turns(httpx.get(f"{url}/metrics", trust_env=False).text)
                 served = after - before
                 yield {
+                    "model": model,
                     "router": router,
                     "pool_tokens": pool,
                     "seed": seed,
@@ -193,6 +194,7 @@ def main() -> None:
     parser.add_argument("--ingress", action="store_true", help="the latency of the ingress instead")
     parser.add_argument("--pairs", type=int, default=200)
     parser.add_argument("--seeds", default="1,2,3")
+    parser.add_argument("--model", default=MODEL, help="behind the routers")
     parser.add_argument("--trace", default=TRACE)
     parser.add_argument("--routers", default=",".join(ROUTERS))
     parser.add_argument("--pool", type=int, default=POOL, help="tokens of cache in each replica")
@@ -204,7 +206,7 @@ def main() -> None:
     found = (
         ingress(args.pairs)
         if args.ingress
-        else route(args.routers.split(","), args.trace, args.pool, seeds, JOBS | {"--sessions": args.sessions})
+        else route(args.routers.split(","), args.model, args.trace, args.pool, seeds, JOBS | {"--sessions": args.sessions})
     )
     rows = []
     for row in found:
