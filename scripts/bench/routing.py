@@ -206,7 +206,9 @@ def main() -> None:
     found = (
         ingress(args.pairs)
         if args.ingress
-        else route(args.routers.split(","), args.model, args.trace, args.pool, seeds, JOBS | {"--sessions": args.sessions})
+        else route(
+            args.routers.split(","), args.model, args.trace, args.pool, seeds, JOBS | {"--sessions": args.sessions}
+        )
     )
     rows = []
     for row in found:
