@@ -42,7 +42,7 @@ class Homes:
         Of a job that this ingress has not served, it is all there is: what holds most of it is its home.
         """
         known = self._jobs.get(job)
-        if known is None and tokens:
+        if known is None and any(tokens.values()):
             self._know(job, Whereabouts(max(tokens, key=tokens.__getitem__), tokens))
         elif known and now - known.served_at > FRESH_S:
             known.tokens = tokens
