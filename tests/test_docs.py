@@ -68,6 +68,17 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
     assert [file for file in files if file and not (page.parent / file).exists()] == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_configurations_name_is_there(page: Path) -> None:
+    """Modules and what they define, as `module:name` or `module.Class`."""
+    for module, name in re.findall(r"\b(agentcache(?:\.[a-z_]+)+)(?::|\.(?=[A-Z]))(\w+)", page.read_text()):
+        path = ROOT / module.replace(".", "/")
+        source = path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__init__.py"
+        assert re.search(rf"^(class|def) {name}\b|\bimport .*\b{name}\b", source.read_text(), re.MULTILINE), (
+            f"{module}:{name}"
+        )
+
+
 def test_versions_agree_and_the_changelog_knows_this_one() -> None:
     stated = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert agentcache.__version__ == stated == version("agentcache-vllm")
