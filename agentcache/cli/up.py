@@ -20,7 +20,7 @@ def up(
     ),
     port: Annotated[int, typer.Option(help="0 takes any free one.")] = 8000,
     router: Annotated[str, typer.Option(help="residency, session or default (Serve's own).")] = "residency",
-    policy: Annotated[str | None, typer.Option(help="Eviction policy.")] = None,
+    policy: Annotated[str | None, typer.Option(help="Eviction policy, of engines and of the service.")] = None,
     admission: Annotated[str | None, typer.Option(help="Which turns may run: fcfs, program, working-set, ...")] = None,
     tenants: Annotated[Path | None, typer.Option(help="JSON with the tenants' bearer tokens (digests).")] = None,
     print_config: Annotated[bool, typer.Option(help="Print the configuration of `serve run` and stop.")] = False,
@@ -42,6 +42,7 @@ def up(
         "engine_kwargs": {"served_model_name": Path(model).name, "enable_prompt_tokens_details": True}
         | engine_kwargs(ctx.args),
         "agentcache": options,
+        "residency": {"policy": policy} if policy is not None else {},
         "tenants_file": str(tenants.resolve()) if tenants else None,
         "num_cpus": 0.01,  # this machine is ours: nothing is reserved
         "num_gpus": 0.0 if cpu else 1.0,

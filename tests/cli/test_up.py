@@ -35,6 +35,7 @@ def test_print_config_is_what_serve_run_takes(model: str) -> None:
     assert application["import_path"] == "agentcache.service:build_app"
     args = application["args"]
     assert (args["replicas"], args["agentcache"]) == (3, {"policy": "asymcache"})
+    assert args["residency"] == {"policy": "asymcache"}
     assert args["engine_kwargs"]["max_model_len"] == "64"
 
     from agentcache.service import build_app

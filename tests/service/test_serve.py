@@ -128,8 +128,9 @@ def test_the_service_knows_what_the_replicas_hold(app: App) -> None:
 
     def seen() -> Any:
         with SyncAgentCacheClient(app.url, token="key-red") as client:
-            contexts = client.snapshot(limit=1000).contexts
-        return next((context for context in contexts if context.job == "red/known" and context.copies), None)
+            snapshot = client.snapshot(limit=1000)
+        assert snapshot.policy == "asymcache"
+        return next((context for context in snapshot.contexts if context.job == "red/known" and context.copies), None)
 
     context = app.until(seen)
     assert [copy.engine for copy in context.copies] == [replica]
