@@ -96,8 +96,9 @@ class Residency:
         self._homes = Homes()
 
     def choose(self, ask: Ask, now: float) -> str:
-        self._homes.told(ask.job, dict(ask.resident()), now)
         known = self._homes.of(ask.job)
+        if known.home:  # the service tells of jobs that have run, not of what a first prompt shares with others
+            self._homes.told(ask.job, dict(ask.resident()), now)
         plan = Plan(ask.tokens, dict(known.tokens), known.home, ask.job)
         others = {} if self._selfish else self._ledger.requests()
         speeds = {known.home: self._speeds[known.home]} if known.home and self._sticky else self._speeds
