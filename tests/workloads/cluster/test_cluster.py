@@ -8,7 +8,7 @@ import pytest
 
 from agentcache.cost import CostModel, CostProfile
 from agentcache.errors import ConfigError
-from agentcache.service.costs import Rates
+from agentcache.service.costs import Rates, affinity
 from agentcache.sim.queueing import Call, Engine
 from agentcache_workloads.cluster.drive import ClusterRun, run_cluster
 from agentcache_workloads.cluster.replica import Replica
@@ -117,13 +117,19 @@ def test_the_ring_moves_few_sessions_when_a_replica_comes() -> None:
 
 
 def test_a_rebuild_for_oneself_costs_the_selfish_nothing() -> None:
+    def begins_at(replica: str) -> list[str]:
+        """Jobs that go there first, all else being equal."""
+        return [job for job in map(str, range(50)) if max("ab", key=lambda name: affinity(job, name)) == replica]
+
     def second(name: str) -> str:
         router = make_router(name, "ab", Rates(1.0), 1)
-        assert router.choose(ask(100, "job", "1", a=40), 0.0) == "a"
-        for turn, job in (("2", "x"), ("3", "y")):  # both go to b, and one has begun to answer there
-            assert router.choose(ask(30, job, turn, b=30), 0.0) == "b"
-            router.started(turn, 0.0)
-        return router.choose(ask(100, "job", "4", a=40), 1.0)
+        job, waits, *_ = begins_at("a")
+        for turn, served in enumerate((job, *begins_at("b")[:2])):
+            router.choose(ask(100, served, str(turn)), 0.0)
+            router.started(str(turn), 0.0)
+        router.finished("0", 0.0)
+        assert router.choose(ask(60, waits, "3"), 0.0) == "a"
+        return router.choose(ask(100, job, "4", a=40), 100.0)
 
     assert second("residency-selfish") == "b"  # 60 s wait before 60 s at a; 100 s at b, where two are served
     assert second("residency") == "a"
