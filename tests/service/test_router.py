@@ -141,12 +141,3 @@ def test_what_has_no_plan_waits_until_its_prefill_is_due(router: ResidencyRouter
         assert router.ledger.requests() == {"a": 1}
 
     asyncio.run(run())
-
-
-@pytest.mark.parametrize("messages", [[{"role": "user", "content": "x"}], [object()], "x", None])
-def test_any_body_is_planned(router: ResidencyRouter, messages: Any) -> None:
-    async def run() -> None:
-        ranks = await router.choose_replicas([replica("a"), replica("b")], guest(None, messages=messages))
-        assert sum(map(len, ranks)) == 2
-
-    asyncio.run(run())
