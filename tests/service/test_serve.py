@@ -19,6 +19,7 @@ pytest.importorskip("vllm", reason="the replicas are vLLM's")
 pytest.importorskip("ray", reason="the application is Ray Serve's")
 
 from agentcache.api import AgentCacheClient, SyncAgentCacheClient
+from agentcache.api.messages import Snapshot
 from agentcache.errors import AgentCacheError, InputError
 from agentcache.service.costs import affinity
 from tests.service.started import START_S, App, bearer, lives, processes, started
@@ -166,25 +167,29 @@ def test_a_replay_does_not_notice_that_the_service_is_killed(app: App, tmp_path:
     flags += ["--sessions", "8", "--max-calls", "6", "--max-ctx", "64000", "--slots", "4", "--tokens-per-block", "1"]
     code = "from agentcache.cli.main import main; main()"
     command = [sys.executable, "-c", code, "replay", TRACE, *flags, "--time-scale", "0.05"]
-    known: set[str] = set()
 
-    def contexts() -> set[str]:
+    def snapshot() -> Snapshot | None:
         try:
             with SyncAgentCacheClient(app.url, token="key-red") as client:
-                return {context.id for context in client.snapshot(limit=1000).contexts}
+                return client.snapshot(limit=1000)
         except AgentCacheError:
-            return set()  # it is away
+            return None  # the service is away
+
+    def holding() -> set[tuple[str, str]]:
+        """Engines, each with the contexts of which it holds something."""
+        contexts = told.contexts if (told := snapshot()) else ()
+        return {(copy.engine, context.id) for context in contexts for copy in context.copies}
 
     replay = subprocess.Popen(command, env=os.environ | {"OPENAI_API_KEY": "key-red"})
     try:
-        before = contexts()
-        app.until(lambda: len(known.update(contexts() - before) or known) >= 2)
+        before = holding()
+        app.until(lambda: len(holding() - before) >= 2)
         (killed,) = (pid for pid, _, args in processes(app.process.pid) if args.startswith("ray::ResidencyActor"))
         assert replay.poll() is None
         os.kill(killed, signal.SIGKILL)
         app.until(lambda: not lives(killed))
-        app.until(contexts)  # it has been restarted; engines announce themselves anew
-        app.until(lambda: known <= contexts(), limit_s=10)
+        app.until(lambda: snapshot() is not None)  # it has been restarted; engines announce themselves anew
+        app.until(lambda: len({engine for engine, _ in holding()}) == 2, limit_s=10)
         assert replay.wait(120) == 0
     finally:
         replay.kill()
@@ -243,7 +248,7 @@ def test_a_killed_ingress_comes_back_and_knows_where_contexts_are(app: App) -> N
             return False
 
     # They would all begin on one replica; at once, some go where the queue is shorter, and no name says where.
-    names = sorted(app.metric("agentcache_build_info"))
+    names = sorted(app.metric("agentcache_waiting_rebuild_seconds"))
     alike = (
         one
         for one in map("i-{}".format, itertools.count())
