@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, field
 
+BYTES_PER_TOKEN = 4.0
+"""Of a request's body, as long as no answer has told better."""
+
 
 @dataclass(slots=True)
 class Plan:

@@ -6,11 +6,10 @@ from typing import Any
 
 import msgspec
 
-from agentcache.service.call import Plan
+from agentcache.service.call import BYTES_PER_TOKEN, Plan
 from agentcache.service.homes import Homes
 from agentcache.service.lineage import Lineage
 
-BYTES_PER_TOKEN = 4.0
 SHOWN = ("model", "tools", "messages", "prompt")
 
 
@@ -32,14 +31,10 @@ class Guests:
         shown = {name: getattr(asked, name) for name in SHOWN if hasattr(asked, name)}
         raw = msgspec.json.encode(shown, enc_hook=str)
         job = self._lineage.follow(None, msgspec.json.decode(raw), session or None)
-        known = self._homes.of(job)
-        return Plan(int(len(raw) / BYTES_PER_TOKEN) + 1, dict(known.tokens), known.home, job)
+        return self._homes.plan(job, int(len(raw) / BYTES_PER_TOKEN) + 1)
 
     def sent(self, plan: Plan, wait_s: float) -> None:
         """A request has been sent; nobody will say when its first token comes, so it is expected when it is due."""
         assert plan.replica
         self._homes.served(plan.job, plan.replica, plan.tokens, time.monotonic())
         asyncio.get_running_loop().call_later(wait_s + plan.rebuild_s, setattr, plan, "started", True)
-
-
-__all__ = ["Guests"]

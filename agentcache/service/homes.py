@@ -4,6 +4,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from agentcache.errors import CheckFailed
+from agentcache.service.call import Plan
 
 FRESH_S = 2.0
 """What engines report has reached us after so long."""
@@ -28,6 +29,11 @@ class Homes:
     def of(self, job: str) -> Whereabouts:
         """What is known of the job, which is nothing for a new one."""
         return self._jobs.get(job, Whereabouts())
+
+    def plan(self, job: str, tokens: int, source: str = "") -> Plan:
+        """A turn of the job, of so many tokens, by what is known of the job now."""
+        known = self.of(job)
+        return Plan(tokens, dict(known.tokens), known.home, job, source)
 
     def served(self, job: str, replica: str, tokens: int, now: float) -> None:
         """A turn of so many tokens has begun to answer on a replica: they are all there now."""

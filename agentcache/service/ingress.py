@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from agentcache.api import messages
-from agentcache.service.call import Call, Head, Plan
+from agentcache.service.call import BYTES_PER_TOKEN, Call, Head, Plan
 from agentcache.service.config import ServiceConfig
 from agentcache.service.homes import Homes
 from agentcache.service.identity import Identity, read_identity, write_identity
@@ -29,7 +29,6 @@ HARMLESS = ("/v1/models", "/tokenize", "/detokenize")
 
 HOP_BY_HOP = {b"connection", b"keep-alive", b"transfer-encoding", b"content-length", b"host", b"authorization"}
 HOP_BY_HOP |= {b"x-api-key", b"upgrade", b"te", b"trailer", b"proxy-authorization", b"proxy-connection"}
-BYTES_PER_TOKEN = 4.0
 _USAGE = re.compile(rb'"prompt_tokens":\s*(\d+)')
 
 
@@ -117,9 +116,7 @@ class Ingress:
         if write_identity(said, body, tenant):
             raw = msgspec.json.encode(body)
         key = scoped(tenant, said.session) if said.session else job
-        known = self.homes.of(key)
-        tokens = self._expected_tokens(body, raw)
-        return key, Plan(tokens, dict(known.tokens), known.home, key, self.source), raw
+        return key, self.homes.plan(key, self._expected_tokens(body, raw), self.source), raw
 
     def forget(self, tenant: str | None, job: str) -> None:
         """A job has ended: nothing of it comes back."""

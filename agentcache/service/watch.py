@@ -34,15 +34,17 @@ async def watch(homes: Homes, service: Service, asked: asyncio.Event) -> None:
 
     A service that is away is asked again, and said once to be away.
     """
-    away, limit = False, FIRST_CONTEXTS
+    away = False
     while True:
+        limit = CONTEXTS if asked.is_set() and not away else FIRST_CONTEXTS
         try:
             snapshot = await asyncio.wait_for(service.snapshot(None, limit), 5)
-            away, limit = False, CONTEXTS
-            learn(homes, snapshot, time.monotonic())
         except Exception as error:
             if not away:
                 logger.warning("the residency service is away, routing goes on by what is known: %s", error)
-            away, limit = True, FIRST_CONTEXTS
+            away = True
+        else:
+            away = False
+            learn(homes, snapshot, time.monotonic())
         asked.set()
         await asyncio.sleep(PERIOD_S)

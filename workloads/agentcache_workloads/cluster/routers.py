@@ -9,7 +9,6 @@ from itertools import cycle
 from typing import Protocol
 
 from agentcache.errors import ConfigError
-from agentcache.service.call import Plan
 from agentcache.service.costs import Ledger, Rates, choose
 from agentcache.service.homes import Homes
 
@@ -96,12 +95,12 @@ class Residency:
         self._homes = Homes()
 
     def choose(self, ask: Ask, now: float) -> str:
-        known = self._homes.of(ask.job)
-        if known.home:  # the service tells of jobs that have run, not of what a first prompt shares with others
+        # The service tells of jobs that have run, not of what a first prompt shares with others.
+        if self._homes.of(ask.job).home:
             self._homes.told(ask.job, dict(ask.resident()), now)
-        plan = Plan(ask.tokens, dict(known.tokens), known.home, ask.job)
+        plan = self._homes.plan(ask.job, ask.tokens)
         others = {} if self._selfish else self._ledger.requests()
-        speeds = {known.home: self._speeds[known.home]} if known.home and self._sticky else self._speeds
+        speeds = {plan.home: self._speeds[plan.home]} if plan.home and self._sticky else self._speeds
         choose(plan, self._ledger.waiting_s(), others, speeds)
         assert plan.replica is not None
         self._ledger.open[ask.id] = plan

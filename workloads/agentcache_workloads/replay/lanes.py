@@ -39,8 +39,13 @@ class Lanes:
         limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=KEPT_ALIVE_S)
         transport = httpx.AsyncHTTPTransport(verify=self._tls, trust_env=False, limits=limits)
         # A proxy would be measured with the server.
-        client = httpx.AsyncClient(base_url=self._url, timeout=self._timeout, transport=transport, trust_env=False)
-        client.headers.update(authorization())
+        client = httpx.AsyncClient(
+            base_url=self._url,
+            headers=authorization(),
+            timeout=self._timeout,
+            transport=transport,
+            trust_env=False,
+        )
         self._all.append(client)
         return client
 
