@@ -28,10 +28,11 @@ class Standing(Enum):
 class Block:
     """One block that a host holds. Compared by identity: two copies of one key are two blocks.
 
-    `id` is the host's own name for the memory, `index` the number of blocks before it in its chain.
+    `id` is the host's own name for the memory: a small number that no other block of the host has meanwhile, so that
+    policies may index by it. `index` is the number of blocks before it in its chain.
     The other fields are written by the residency when the last reference goes: `release` counts releases (blocks that
     one turn gives back share a number), `released_at` is in seconds, `owners` are the contexts whose chains hold the
-    block; it stands as the liveliest of them. `place` is its policy's: where that has filed the block, while evictable.
+    block; it stands as the liveliest of them. Policies keep nothing here: two of them may order parts of one pool.
     """
 
     id: int
@@ -41,4 +42,3 @@ class Block:
     released_at: float = 0.0
     standing: Standing = Standing.UNKNOWN
     owners: frozenset[Context] = frozenset()
-    place: object = None

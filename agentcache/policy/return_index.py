@@ -28,9 +28,9 @@ _DUE_S = 1.0
 _AHEAD = 8
 """Age buckets for which a place far from the front is good: four times the age."""
 
+_id = attrgetter("id")
 _index = attrgetter("index")
 _owners = attrgetter("owners")
-_place = attrgetter("place")
 
 
 class _Owner:
@@ -97,7 +97,8 @@ class ReturnIndex:
         self._generation = 0
         self.guard = Guard(cost, capacity_blocks)
         self._groups: dict[Hashable, _Group] = {}
-        self._size = 0  # blocks; each has its group as its place
+        self._group_of: list[_Group | None] = []  # by block id: a dictionary of a million blocks is four times slower
+        self._size = 0  # blocks in groups
         self._owners: dict[Context, _Owner] = {}
         self._heap: list[
             tuple[float, int, int, int, int, _Group]
@@ -132,19 +133,34 @@ class ReturnIndex:
             self._put(list(run), owners, now)
 
     def touch_all(self, blocks: Sequence[Block], now: float) -> None:
-        taken: dict[_Group, list[Block]] = {}
-        for group, run in groupby(blocks, _place):
-            if group is None:
-                raise KeyError(f"some of {len(blocks)} blocks are not evictable")
-            taken.setdefault(group, []).extend(run)
-        for block in blocks:
-            block.place = None
+        group_of, ids = self._group_of, self._ids(blocks)
+        groups = list(map(group_of.__getitem__, ids))
+        if not all(groups):
+            raise KeyError(f"some of {len(blocks)} blocks are not evictable")
+        taken: dict[Any, list[Block]] = {}
+        at = 0
+        for group, run in groupby(groups):
+            end = at + len(list(run))
+            taken.setdefault(group, []).extend(blocks[at:end])
+            at = end
+        for number in ids:
+            group_of[number] = None
         self._size -= len(blocks)
         for group, gone in taken.items():
             group.remove(gone)
             self._file(group)
 
+    def _ids(self, blocks: Sequence[Block]) -> list[int]:
+        """Where these blocks are in `_group_of`, which now reaches as far."""
+        ids = list(map(_id, blocks))
+        if (more := max(ids, default=-1) + 1 - len(self._group_of)) > 0:
+            self._group_of += [None] * more
+        return ids
+
     def _put(self, blocks: list[Block], owners: frozenset[Context], now: float) -> None:
+        group_of, ids = self._group_of, self._ids(blocks)
+        if any(map(group_of.__getitem__, ids)) or len(set(ids)) < len(ids):
+            raise ValueError(f"some of {len(blocks)} blocks are evictable already, or share an id")
         # Nobody's blocks share a fate with those that were released together with them.
         name = owners or blocks[0].release
         group = self._groups.get(name)
@@ -152,10 +168,8 @@ class ReturnIndex:
             group = self._groups[name] = _Group(name, [self._owner(context, now) for context in owners])
             for owner in group.owners:
                 owner.groups.add(group)
-        for block in blocks:
-            if block.place is not None:
-                raise ValueError(f"{block} is evictable already")
-            block.place = group
+        for number in ids:
+            group_of[number] = group
         self._size += len(blocks)
         group.add(blocks)
         self._weigh(group, now)
@@ -180,7 +194,7 @@ class ReturnIndex:
                 run = group.blocks[: -count - 1 : -1]
                 del group.blocks[-count:]
             for block in run:
-                block.place = None
+                self._group_of[block.id] = None
             self._size -= count
             if excluded:
                 kept += [block for block in run if block in excluded]
@@ -314,13 +328,16 @@ class ReturnIndex:
         return self._size
 
     def __contains__(self, block: object) -> bool:
-        return isinstance(block, Block) and block.place is not None
+        return isinstance(block, Block) and block.id < len(self._group_of) and self._group_of[block.id] is not None
 
     def check(self) -> None:
         self.guard.check()
         filed = sum(len(group.blocks) for group in self._groups.values())
-        if filed != self._size:
-            raise CheckFailed(f"{self.name}: groups hold {filed} blocks, {self._size} are evictable")
+        known = sum(group is not None for group in self._group_of)
+        if not filed == self._size == known:
+            raise CheckFailed(
+                f"{self.name}: groups hold {filed} blocks, {self._size} are evictable, {known} know theirs"
+            )
         current = {entry[-1].name for entry in self._heap if entry[-2] == entry[-1].stamp}
         if current != self._groups.keys():
             raise CheckFailed(f"{self.name}: {len(self._groups)} groups, {len(current)} of them in the order")
@@ -331,7 +348,7 @@ class ReturnIndex:
             if not group.blocks:
                 raise CheckFailed(f"{self.name}: group {group.name} is empty")
             for block in group.blocks:
-                if block.place is not group or block.owners != {owner.context for owner in group.owners}:
+                if self._group_of[block.id] is not group or block.owners != {owner.context for owner in group.owners}:
                     raise CheckFailed(f"{self.name}: {block} is in the wrong group")
             indices = [block.index for block in group.blocks]
             if indices != sorted(indices, reverse=True):

@@ -83,7 +83,8 @@ class Holdings:
         self.page_tokens = page_tokens
         self.pages = 0
         self._copies: set[Held] = set()
-        self._blocks = 0
+        self._blocks = 0  # ids of blocks so far
+        self._free: list[int] = []  # and those of them that can be used again
 
     def __iter__(self) -> Iterator[Held]:
         return iter(self._copies)
@@ -147,6 +148,7 @@ class Holdings:
                 copies = records[block.key >> _SHIFT].copies.values()  # type: ignore[operator]
                 copy = next(copy for copy in copies if copy.pages.get(block.index) is block)
                 del copy.pages[block.index]
+                self._free.append(block.id)
                 self.pages -= 1
                 tokens = taken.setdefault(copy, {})[block.index] = self._cut(copy, block.index)
                 need_tokens -= tokens
@@ -209,11 +211,14 @@ class Holdings:
             if back:
                 self.residency.release(back, released_at)
         self.pages += len(added) - len(gone)
+        self._free += [block.id for block in gone]
         copy.running, copy.runs = running, runs
 
     def _block(self, copy: Held, page: int) -> Block:
-        self._blocks += 1
-        return Block(self._blocks, (copy.record.number << _SHIFT) + page, page)
+        if not self._free:
+            self._free.append(self._blocks)
+            self._blocks += 1
+        return Block(self._free.pop(), (copy.record.number << _SHIFT) + page, page)
 
     def check(self) -> None:
         """Recount; raise `CheckFailed` with the equation that does not hold."""
@@ -221,6 +226,8 @@ class Holdings:
         pages = sum(len(copy.pages) for copy in self._copies)
         if pages != self.pages:
             raise CheckFailed(f"copies hold {pages} pages, {self.pages} are counted")
+        if len({block.id for copy in self._copies for block in copy.pages.values()} | {*self._free}) != self._blocks:
+            raise CheckFailed(f"{pages} pages and {len(self._free)} free ids are not {self._blocks}")
         idle = sum(len(copy.pages) for copy in self._copies if not copy.running)
         if idle != len(self.residency):
             raise CheckFailed(f"idle copies hold {idle} pages, {len(self.residency)} are evictable")

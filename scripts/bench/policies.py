@@ -10,6 +10,7 @@ the return index, which scores every block at each eviction. Percentiles are of 
 import argparse
 import csv
 import gc
+import itertools
 import random
 import statistics
 import time
@@ -27,6 +28,7 @@ from agentcache_workloads.replay.provenance import commit, describe_host
 
 COST = CostModel(CostProfile(c_lin=3.33e-5, c_att=6.55e-10), 16)
 POLICIES = ("lru", "lru-holes", "arc", "pensieve", "asymcache", "return-index")
+IDS = itertools.count()
 LONG = 2000  # blocks of the context that comes and goes
 COLUMNS = ["case", "contexts", "blocks", "calls", "p50_us", "p99_us", "max_us"]
 
@@ -59,7 +61,7 @@ def turn(residency: Residency, number: int, blocks: int, now: float, stop: Stop)
     keys = tuple(stream[start : start + 32] for start in range(0, len(stream), 32))
     residency.observe(TurnArrived(f"t{number}", keys, f"j{number}", f"c{number}"), now)
     residency.observe(TurnFinished(f"t{number}", keys, stop), now)
-    held = [Block(0, key, index) for index, key in enumerate(keys)]
+    held = [Block(next(IDS), key, index) for index, key in enumerate(keys)]
     held.reverse()
     residency.release(held, now)
     return held

@@ -14,6 +14,7 @@ CORNERS = [
     "return-index:run_blocks=1",
     "t-lru:budget_tokens=64,next_tokens=0",
     "ttl:tau_s=30+asymcache",
+    "ttl:tau_s=30+return-index",
 ]
 SPECS = [f"{name}+lru-holes" if name in layers() else name for name in names()]
 

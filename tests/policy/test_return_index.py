@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -134,6 +135,33 @@ def test_new_prices_give_a_new_order() -> None:
     host.policy.reprice(CostModel(CostProfile(c_lin=1e-4, c_att=0.0), 16))
     host.residency.check()
     assert len(host.evict(3, 0.5)) == 3
+
+
+def test_two_instances_order_parts_of_one_pool() -> None:
+    one, other = (ReturnIndex(COST, CAPACITY) for _ in range(2))
+    blocks = [Block(i, f"k{i}", i, release=1) for i in range(4)]
+    one.offer_all(blocks[:2], 0.0)
+    other.offer_all(blocks[2:], 0.0)
+    assert [[block in policy for block in blocks] for policy in (one, other)] == [
+        [True] * 2 + [False] * 2,
+        [False] * 2 + [True] * 2,
+    ]
+    with pytest.raises(KeyError):
+        other.touch(blocks[0], 1.0)
+    one.forget(blocks[0])
+    other.offer(blocks[0], 1.0)
+    assert one.victims(1, frozenset(), 1.0) == [blocks[1]]
+    assert other.victims(3, frozenset(), 1.0) == [blocks[0], *blocks[2:]]
+    one.check()
+    other.check()
+
+
+def test_two_blocks_of_one_id_are_refused() -> None:
+    policy = ReturnIndex(COST, CAPACITY)
+    with pytest.raises(ValueError, match="share an id"):
+        policy.offer_all([Block(0, "a", 0), Block(0, "b", 1)], 0.0)
+    policy.check()
+    assert not len(policy)
 
 
 @dataclass
