@@ -286,6 +286,11 @@ class Residency:
             self.policy.forget(block)
             self._gone([block], block.released_at)
 
+    def withdrawn(self, keys: Iterable[Key]) -> None:
+        """Blocks that are not evictable, for they are in use, no longer bear these keys."""
+        if self.admission:
+            self.admission.evicted(keys)
+
     def victims(self, need: int, now: float, excluded: Set[Block] = frozenset()) -> list[Block] | None:
         """Take out exactly `need` evictable blocks to overwrite; None, and nothing changed, if there are fewer."""
         chosen = self.policy.victims(need, excluded, now)

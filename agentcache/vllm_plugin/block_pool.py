@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from agentcache.model import BlocksStored
-from agentcache.vllm_plugin.compat import BlockPool, KVCacheBlock, Request
+from agentcache.vllm_plugin.compat import BlockPool, KVCacheBlock, Request, get_block_hash
 from agentcache.vllm_plugin.free_queue import ResidencyFreeQueue
 from agentcache.vllm_plugin.host import Host
 
@@ -58,6 +58,8 @@ class ResidencyBlockPool(BlockPool):
         removed = super()._remove_cached_block_hashes(block)
         if block.ref_cnt == 0:
             self.free_block_queue.lost_key(block)
+        else:  # somebody still writes or reads it, under no key
+            self.agentcache.withdrawn([get_block_hash(name) for name in removed])
         return removed
 
     def reset_prefix_cache(self) -> bool:

@@ -106,19 +106,29 @@ def version_of_vllm() -> str:
     return str(import_module("vllm").__version__)
 
 
-_BY_PLATFORM = {
+_ON_DEMAND = {
     "CPUAttentionBackend": "vllm.v1.attention.backends.cpu_attn",
     "CPUAttentionMetadataBuilder": "vllm.v1.attention.backends.cpu_attn",
     "CPUWorker": "vllm.v1.worker.cpu_worker",
     "GPUWorker": "vllm.v1.worker.gpu_worker",
+    # What only a scheduler without an engine is built from.
+    "EngineArgs": "vllm.engine.arg_utils",
+    "KVCacheGroupSpec": "vllm.v1.kv_cache_interface",
+    "ModelRunnerOutput": "vllm.v1.outputs",
+    "SamplingParams": "vllm.sampling_params",
+    "SlidingWindowSpec": "vllm.v1.kv_cache_interface",
+    "StructuredOutputManager": "vllm.v1.structured_output",
+    "get_request_block_hasher": "vllm.v1.core.kv_cache_utils",
+    "init_none_hash": "vllm.v1.core.kv_cache_utils",
+    "sha256": "vllm.utils.hashing",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Names of one platform, imported when they are asked for: a build for the other need not be able to."""
-    if name not in _BY_PLATFORM:
+    """Names of one platform, or of no production run, imported when they are asked for: not every build has them."""
+    if name not in _ON_DEMAND:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_BY_PLATFORM[name]), name.removeprefix("GPU"))
+    return getattr(import_module(_ON_DEMAND[name]), name.removeprefix("GPU"))
 
 
 def import_first(*names: str) -> Any:

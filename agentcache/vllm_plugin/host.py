@@ -10,6 +10,7 @@ from agentcache.model import (
     BlocksStored,
     Decision,
     Event,
+    Key,
     Release,
     Stop,
     TurnAborted,
@@ -71,6 +72,11 @@ class Host:
         """The engine has invalidated the content of these evictable blocks."""
         self.residency.forget(blocks)
         self.meter.evicted(Counter(block.standing for block in blocks), self.dropping)
+
+    def withdrawn(self, keys: Sequence[Key]) -> None:
+        """Blocks that are in use have lost these keys."""
+        self.residency.withdrawn(keys)
+        self.observe(BlocksEvicted(tuple(keys)))
 
     def held(self, turn: str, end: str, seconds: float) -> None:
         """A hold of the turn by admission is over."""

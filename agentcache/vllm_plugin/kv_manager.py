@@ -17,6 +17,7 @@ from agentcache.vllm_plugin.compat import (
 from agentcache.vllm_plugin.holes import Run, islands, plan, runs_of
 from agentcache.vllm_plugin.host import Host
 from agentcache.vllm_plugin.refusals import stock_only
+from agentcache.vllm_plugin.withdrawn import withdraw
 
 
 def shortcut(instance: Any, stock: type, *names: str) -> None:
@@ -221,10 +222,12 @@ class ResidencyKVCacheManager(KVCacheManager):
             TurnScheduled(request.request_id, request.num_tokens, cached, after_hole, len(runs), gaps)
         )
 
+    # The only two ways on which a request gives its blocks back.
+
     def free(self, request: Request) -> None:
-        self.runs.pop(request.request_id, None)
+        withdraw(self, request, self.runs.pop(request.request_id, ()))
         super().free(request)
 
     def pop_blocks_for_free(self, request: Request) -> list[KVCacheBlock]:
-        self.runs.pop(request.request_id, None)
+        withdraw(self, request, self.runs.pop(request.request_id, ()))
         return super().pop_blocks_for_free(request)

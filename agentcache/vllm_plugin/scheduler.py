@@ -17,6 +17,7 @@ from agentcache.vllm_plugin.link import Link
 from agentcache.vllm_plugin.pacing import Pacer
 from agentcache.vllm_plugin.refusals import refuse
 from agentcache.vllm_plugin.waiting import RankedQueue
+from agentcache.vllm_plugin.withdrawn import withdraw
 
 logger = init_logger(__name__)
 
@@ -130,6 +131,8 @@ class ResidencyScheduling:
     def _preempt_request(self, request: Request, *args: Any, **kwargs: Any) -> None:
         if self.agentcache:
             self.agentcache.preempted(request)
+        else:  # vLLM's own pool has the same fault
+            withdraw(self.kv_cache_manager, request)
         super()._preempt_request(request, *args, **kwargs)
 
     def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
