@@ -187,7 +187,7 @@ class ResidencyKVCacheManager(KVCacheManager):
         runs = self.runs.get(request.request_id)
         if not runs:
             return [(start, start + tokens)], start + tokens
-        end = max(request.num_tokens + request.num_output_placeholders, start + tokens)
+        end = max(request.num_tokens, start + tokens)
         return plan(runs, start, end, tokens, self.step_segments)
 
     def allocate_slots(

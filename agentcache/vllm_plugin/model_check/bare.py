@@ -48,9 +48,13 @@ def build(world: World) -> Any:
     # A prompt need not fit as a whole to be begun: pools are to overflow in the middle of one.
     config.scheduler_config.scheduler_reserve_full_isl = False
     config.parallel_config.worker_cls = "agentcache.vllm_plugin.cpu_worker.AgentCacheCPUWorker"
-    config.additional_config = {
-        "agentcache": {"policy": world.policy, "admission": world.admission, "mode": world.mode}
+    options = {
+        "policy": world.policy,
+        "admission": world.admission,
+        "mode": world.mode,
+        "max_segments": world.segments,
     }
+    config.additional_config = {"agentcache": options}
     if world.stock:
         stock = compat.AsyncScheduler if world.asynchronous else compat.Scheduler
     else:

@@ -1,4 +1,4 @@
-"""Drawn programs for a scheduler over the device that keeps books, and the worlds that they run in. All of it is data."""
+"""Drawn programs for a scheduler over the device that keeps books, and the worlds they run in: all of it is data."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -72,7 +72,8 @@ Op = Submit | Step | Drain | Evict | Abort | Preempt | Reset | Budget
 class World(msgspec.Struct, frozen=True):
     """A scheduler: ours or vLLM's own (`stock`), with at most `depth` steps whose outputs are not back.
 
-    Only `AsyncScheduler` goes beyond one. `windows`: of sliding-window groups beside the full one, for `stock`.
+    Only `AsyncScheduler` goes beyond one. `segments` of a request at most, as in `EngineOptions`; `windows`: of
+    sliding-window groups beside the full one, for `stock`.
     """
 
     depth: int = 1
@@ -83,6 +84,7 @@ class World(msgspec.Struct, frozen=True):
     policy: str = "return-index"
     admission: str = "fcfs"
     pool: int = POOLS[-1]
+    segments: int = 8
     windows: tuple[int, ...] = ()
 
 
@@ -107,6 +109,7 @@ def draw_world(rng: random.Random) -> World:
         policy=rng.choice((*POLICIES, *POLICIES[:2])),
         admission=rng.choice(ADMISSIONS),
         pool=rng.choice(POOLS),
+        segments=rng.choice((8, 2)),
     )
 
 

@@ -13,6 +13,10 @@ from agentcache.vllm_plugin.model_check.text import Text
 MAX_STEPS = 3000
 """Of one drain; drawn programs take a few dozen."""
 
+REQUIRED = ("preempted in the step it was scheduled in", "holes", "resets", "depth 2", "depth 3")
+OFTEN = 50
+"""How often a run must have met each of these to be a proof."""
+
 
 class Rig:
     """One scheduler with its device. `met` counts what the programs went through.
@@ -212,7 +216,9 @@ class Rig:
         users = self._references()
         for block in self.pool.blocks[1:]:
             if block.ref_cnt != len(users.get(block.block_id, ())):
-                raise Wrong(f"block {block.block_id} counts {block.ref_cnt} references, {users.get(block.block_id)} have")
+                raise Wrong(
+                    f"block {block.block_id} counts {block.ref_cnt} references, {users.get(block.block_id)} have"
+                )
         self._learn_keys()
         for block in self.pool.blocks[1:]:
             if block.block_hash is None:
