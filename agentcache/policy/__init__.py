@@ -13,7 +13,7 @@ from agentcache.cost import CostModel
 from agentcache.errors import ConfigError
 from agentcache.policy.base import Policy, Reuse
 
-__all__ = ["Policy", "Reuse", "layers", "make_policy", "names", "parse_spec"]
+__all__ = ["Policy", "Reuse", "layers", "make_online_policy", "make_policy", "names", "parse_spec"]
 
 GROUP = "agentcache.policies"
 
@@ -70,6 +70,18 @@ def make_policy(spec: str, cost: CostModel, capacity_blocks: int) -> Policy:
         return policy
     make_policy(rest, cost, capacity_blocks)  # the inner spec is wrong now, or never
     return cls(cost, capacity_blocks, lambda: make_policy(rest, cost, capacity_blocks), **values)  # type: ignore[no-any-return]
+
+
+def make_online_policy(spec: str, cost: CostModel, capacity_blocks: int) -> Policy:
+    """`make_policy` for a host that serves: raises `ConfigError` for an oracle too."""
+    policy = make_policy(spec, cost, capacity_blocks)
+    if policy.needs:
+        raise ConfigError(
+            f"policy {spec!r} needs {', '.join(sorted(policy.needs))}, which only a recorded trace tells; nothing was "
+            "started",
+            hint="oracles run in simulations: `agentcache replay --engine sim`, `agentcache results`",
+        )
+    return policy
 
 
 def layers() -> list[str]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence, Set
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-from agentcache.model import Block, Event
+from agentcache.model import Block, Context, Event
 
 if TYPE_CHECKING:
     from agentcache.cost import CostModel
@@ -19,16 +19,25 @@ Reuse = Literal["prefix", "holes"]
 class Policy(Protocol):
     """An order of eviction over the evictable blocks.
 
+    Several instances may order blocks of one host, also the same ones: what an instance knows of a block it keeps by
+    the block's identity, on its own side, and a block's fields are the residency's to write.
     Times are seconds on one monotonic clock, never decreasing from call to call. A block is *offered* when its last
     reference goes (a turn's blocks come tail first, as vLLM frees them), *touched* when it is referenced again,
     and *forgotten* when the host takes it away by itself. Calls that break this protocol are bugs of the host and
     raise `KeyError` or `ValueError`.
     """
 
-    name: ClassVar[str]
-    reuse: ClassVar[Reuse]
-    needs: ClassVar[frozenset[str]]
-    """What a trace must provide for the policy to be run on it, such as `future`; empty for an online policy."""
+    @property
+    def name(self) -> str:
+        """How a spec names the policy, and what is behind it."""
+
+    @property
+    def reuse(self) -> Reuse:
+        """What its order of eviction is made for."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What a trace must provide for the policy to be run on it, such as `future`; empty for an online policy."""
 
     def offer(self, block: Block, now: float) -> None:
         """The block became evictable."""
@@ -72,6 +81,26 @@ class FollowsPrices(Protocol):
 
     def reprice(self, cost: CostModel) -> None:
         """Use these prices from now on, for what is evictable too."""
+
+
+@runtime_checkable
+class Foresees(Protocol):
+    """A policy that `needs` to know what only a recorded trace tells."""
+
+    def foresee(self, need: str, known: Mapping[Any, Sequence[Any]]) -> None:
+        """What one of its needs asks for, before anything else; other needs are not its own.
+
+        `future`: when each key will be used, in seconds, ascending. `pauses`: by context id, the seconds from the end
+        of its k-th turn to its next one, None where none follows.
+        """
+
+
+@runtime_checkable
+class Retains(Protocol):
+    """A policy that keeps contexts for a time, and says which: the order `retained` of admission asks."""
+
+    def retains(self, context: Context) -> bool:
+        """Whether the context is kept now."""
 
 
 @runtime_checkable

@@ -32,9 +32,10 @@ class Belady:
         self._next: dict[Block, float] = {}
         self._order: list[tuple[float, int, int, Block]] = []  # farthest first; stale entries are skipped
 
-    def foresee(self, uses: Mapping[Key, Sequence[float]]) -> None:
-        """When each key will be used, in seconds, ascending. To be called before anything else."""
-        self._uses = uses
+    def foresee(self, need: str, known: Mapping[Key, Sequence[float]]) -> None:
+        """`future`: when each key will be used, in seconds, ascending. To be called before anything else."""
+        if need == "future":
+            self._uses = known
 
     def offer(self, block: Block, now: float) -> None:
         if block in self._next:

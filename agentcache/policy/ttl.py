@@ -3,7 +3,6 @@
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterable, Set
-from typing import ClassVar
 
 from agentcache.cost import CostModel
 from agentcache.errors import CheckFailed, ConfigError
@@ -18,8 +17,8 @@ from agentcache.model import (
     TurnArrived,
     TurnScheduled,
 )
-from agentcache.policy.base import FollowsPrices, FollowsSurvival, Policy, Reuse
-from agentcache.policy.survival import Survival
+from agentcache.policy.base import Policy
+from agentcache.policy.layer import Layer
 
 LEARNT = -1.0
 SAMPLES = 256  # pauses remembered a tool
@@ -27,7 +26,7 @@ FEWEST = 10  # with fewer of a tool, all tools together speak
 COLD_S = 2.0  # before anything is known
 
 
-class Ttl:
+class Ttl(Layer):
     """Two copies of a policy: one orders the blocks under a lease, the other the rest, which goes first.
 
     A context gets a lease when its turn asks for a tool. Its length is `tau_s` seconds (0 is never), or where that is
@@ -40,8 +39,7 @@ class Ttl:
     pinned.
     """
 
-    name: ClassVar[str] = "ttl"
-    needs: ClassVar[frozenset[str]] = frozenset()
+    name = "ttl"
 
     def __init__(
         self,
@@ -61,37 +59,31 @@ class Ttl:
         self._tau_s = tau_s
         self._most_blocks = share * capacity_blocks
         self._free, self._kept = inner(), inner()
-        self.reuse: Reuse = self._free.reuse
+        super().__init__(self._free, self._kept)
         self._leases: dict[Context, float] = {}  # until when, seconds; in the order in which contexts came
         self._ends: list[tuple[float, int, Context]] = []
         self._blocks: dict[Context, dict[Block, None]] = {}  # evictable ones, of contexts with a lease
+        self._keepers: dict[Block, list[Context]] = {}  # the same the other way round: owners may change at any time
         self._left: dict[Context, tuple[str, float]] = {}  # paused contexts: the tool that runs, and since when
         self._pauses: dict[str, deque[float]] = {}
         self._queued: dict[str, float] = {}
         self._waits: deque[float] = deque(maxlen=SAMPLES)
         self._sequence = 0
 
-    def follow(self, survival: Survival) -> None:
-        for policy in (self._free, self._kept):
-            if isinstance(policy, FollowsSurvival):
-                policy.follow(survival)
-
     def reprice(self, cost: CostModel) -> None:
-        """Blocks cost something else from now on."""
         self._cost = cost
-        for policy in (self._free, self._kept):
-            if isinstance(policy, FollowsPrices):
-                policy.reprice(cost)
+        super().reprice(cost)
+
+    def retains(self, context: Context) -> bool:
+        """Whether the context is under a lease now."""
+        return context in self._leases or super().retains(context)
 
     # Blocks
 
     def offer(self, block: Block, now: float) -> None:
         if block in self:
             raise ValueError(f"{block} is evictable already")
-        leased = [context for context in block.owners if context in self._leases]
-        for context in leased:
-            self._blocks[context][block] = None
-        (self._kept if leased else self._free).offer(block, now)
+        (self._kept if self._list(block) else self._free).offer(block, now)
 
     def touch(self, block: Block, now: float) -> None:
         self._home(block).touch(block, now)
@@ -118,9 +110,17 @@ class Ttl:
     def _home(self, block: Block) -> Policy:
         return self._kept if block in self._kept else self._free
 
+    def _list(self, block: Block) -> bool:
+        """Put a block under the leases of its owners, if there are any."""
+        if leased := [context for context in block.owners if context in self._leases]:
+            self._keepers[block] = leased
+            for context in leased:
+                self._blocks[context][block] = None
+        return bool(leased)
+
     def _unlist(self, block: Block) -> None:
-        for context in block.owners:
-            self._blocks.get(context, {}).pop(block, None)
+        for context in self._keepers.pop(block, ()):
+            self._blocks[context].pop(block)
 
     # Leases
 
@@ -160,10 +160,12 @@ class Ttl:
 
     def _end(self, context: Context, now: float) -> None:
         self._leases.pop(context, None)
-        for block in self._blocks.pop(context, {}):
-            if not any(owner in self._leases for owner in block.owners):
+        for block in list(self._blocks.get(context, ())):
+            self._unlist(block)
+            if not self._list(block):
                 self._kept.forget(block)
                 self._free.offer(block, now)
+        self._blocks.pop(context, None)
 
     def observe(self, event: Event, now: float) -> None:
         match event:
@@ -190,14 +192,11 @@ class Ttl:
         """The owners of these have changed, and who of them has a lease."""
         for block in blocks:
             home = self._home(block)
-            for listed in self._blocks.values():
-                listed.pop(block, None)
-            leased = [context for context in block.owners if context in self._leases]
-            for context in leased:
-                self._blocks[context][block] = None
-            if bool(leased) != (home is self._kept):
+            self._unlist(block)
+            goal = self._kept if self._list(block) else self._free
+            if goal is not home:
                 home.forget(block)
-                (self._kept if leased else self._free).offer(block, now)
+                goal.offer(block, now)
 
     # The books
 
@@ -210,8 +209,10 @@ class Ttl:
     def check(self) -> None:
         self._free.check()
         self._kept.check()
-        listed = {block for blocks in self._blocks.values() for block in blocks}
-        if len(listed) != len(self._kept) or any(block not in self._kept for block in listed):
-            raise CheckFailed(f"{self.name}: {len(listed)} blocks under a lease, {len(self._kept)} are kept")
+        listed = {(block, context) for context, blocks in self._blocks.items() for block in blocks}
+        if listed != {(block, context) for block, keepers in self._keepers.items() for context in keepers}:
+            raise CheckFailed(f"{self.name}: {len(listed)} blocks are listed by leases that do not keep them")
+        if len(self._keepers) != len(self._kept) or any(block not in self._kept for block in self._keepers):
+            raise CheckFailed(f"{self.name}: {len(self._keepers)} blocks under a lease, {len(self._kept)} are kept")
         if self._blocks.keys() != self._leases.keys():
             raise CheckFailed(f"{self.name}: {len(self._leases)} leases, {len(self._blocks)} lists of blocks")

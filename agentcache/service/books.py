@@ -9,7 +9,7 @@ import msgspec
 from agentcache.api.messages import Answer, Command, Run, tenant_of
 from agentcache.cost import CostModel, CostProfile
 from agentcache.errors import CheckFailed, ConfigError
-from agentcache.policy import make_policy
+from agentcache.policy import make_online_policy
 from agentcache.service.holdings import Held, Holdings, Record
 from agentcache.service.survival import ClusterSurvival
 
@@ -117,7 +117,7 @@ class Books:
         self.over: set[str] = set()  # tenants whose use has grown
         self._cost = CostModel(CostProfile(c_lin=config.c_lin, c_att=config.c_att), config.page_tokens)
         self._survival = ClusterSurvival()
-        make_policy(config.policy, self._cost, config.max_pages)  # the spec is wrong now, or never
+        make_online_policy(config.policy, self._cost, config.max_pages)  # the spec is wrong now, or never
 
     def tenant(self, job_id: str) -> Tenant:
         """The books of the tenant that an id belongs to, new ones if there are none."""
@@ -128,7 +128,7 @@ class Books:
             if len(self.tenants) >= config.max_tenants:
                 for idle in [other for other, books in self.tenants.items() if not books.jobs]:
                     del self.tenants[idle]
-            policy = make_policy(config.policy, self._cost, config.max_pages)
+            policy = make_online_policy(config.policy, self._cost, config.max_pages)
             holdings = Holdings(policy, self._survival, config.max_pages, config.max_contexts, config.page_tokens)
             tenant = self.tenants[name] = Tenant(holdings)
         return tenant

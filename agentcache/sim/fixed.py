@@ -11,7 +11,8 @@ from agentcache.cost import CostModel
 from agentcache.errors import InputError
 from agentcache.model import Block, Key, Stop, TurnArrived, TurnFinished, TurnScheduled
 from agentcache.policy import make_policy
-from agentcache.policy.belady import Belady, uses_of
+from agentcache.policy.base import Foresees
+from agentcache.policy.belady import uses_of
 from agentcache.residency import Residency
 from agentcache.sim.pool import Pool
 
@@ -94,8 +95,8 @@ def run_fixed(turns: Iterable[Turn], policy: str, cost: CostModel, capacity_bloc
     spec = "lru" if policy == "vllm-lru" else policy
     turns = list(turns)
     chosen = make_policy(spec, cost, capacity_blocks)
-    if isinstance(chosen, Belady):
-        chosen.foresee(uses_of((turn.start_s, turn.keys) for turn in turns))
+    if "future" in chosen.needs and isinstance(chosen, Foresees):
+        chosen.foresee("future", uses_of((turn.start_s, turn.keys) for turn in turns))
     schedule = _Schedule(Pool(Residency(chosen, capacity_blocks)), cost)
     if len({turn.id for turn in turns}) < len(turns):
         raise InputError("two turns have the same id, expected one each; not run")

@@ -6,8 +6,9 @@ import agentcache
 from agentcache.cost.model import CostModel
 from agentcache.cost.prior import ModelShape, flop_prior
 from agentcache.cost.profile import CostProfile
-from agentcache.policy import make_policy
+from agentcache.policy import make_online_policy
 from agentcache.policy.admission import parse_admission
+from agentcache.policy.base import Retains
 from agentcache.policy.chunking import parse_chunking
 from agentcache.residency import Residency
 from agentcache.vllm_plugin.block_pool import ResidencyBlockPool
@@ -53,7 +54,7 @@ def attach(scheduler: Any, options: EngineOptions) -> Host:
     profile.check_for(model_name(config.model_config.model), scheduler.block_size)
     capacity = scheduler.kv_cache_manager.block_pool.num_gpu_blocks - 1  # one is vLLM's null block
     cost = CostModel(profile, scheduler.block_size)
-    policy = make_policy(options.policy, cost, capacity)
+    policy = make_online_policy(options.policy, cost, capacity)
     if options.service is not None:
         policy = Leased(policy)
     residency = Residency(policy, capacity, options.max_contexts, parse_admission(options.admission))
@@ -63,8 +64,8 @@ def attach(scheduler: Any, options: EngineOptions) -> Host:
     if host.residency.admission:
         scheduler.waiting = RankedQueue(host)  # nothing waits yet
         host.residency.admission.on_hold_end = host.held
-        if retains := getattr(policy, "retains", None):
-            host.residency.admission.is_retained = retains
+        if isinstance(policy, Retains):
+            host.residency.admission.is_retained = policy.retains
 
     reason = why_not_fused(config)
     fused = options.mode == "fused" and not reason

@@ -7,7 +7,7 @@ import msgspec
 from agentcache.api.messages import MAX_ID_BYTES
 from agentcache.cost import CostModel, CostProfile
 from agentcache.errors import ConfigError
-from agentcache.policy import make_policy
+from agentcache.policy import make_online_policy
 from agentcache.policy.admission import parse_admission
 from agentcache.policy.chunking import parse_chunking
 from agentcache.vllm_plugin.courier import parse_service
@@ -73,4 +73,4 @@ def check_options(options: EngineOptions) -> None:
     if options.service is not None:
         parse_service(options.service)
     profile = CostProfile.load(options.profile) if options.profile else CostProfile(c_lin=1.0, c_att=1.0)
-    make_policy(options.policy, CostModel(profile, block_size=16), capacity_blocks=1)
+    make_online_policy(options.policy, CostModel(profile, block_size=16), capacity_blocks=1)

@@ -2,47 +2,36 @@
 
 import heapq
 from collections.abc import Iterable, Sequence, Set
-from typing import Any, ClassVar
+from typing import Any
 
-from agentcache.cost import CostModel
 from agentcache.errors import CheckFailed
-from agentcache.model import Block, BlocksRestood, Event
-from agentcache.policy.base import FollowsPrices, FollowsSurvival, Policy, Reuse, offer_all, touch_all
-from agentcache.policy.survival import Survival
+from agentcache.model import Block, BlocksRestood, Context, Event
+from agentcache.policy.base import Policy, offer_all, touch_all
+from agentcache.policy.layer import Layer
 
 
-class Leased:
+class Leased(Layer):
     """Keeps the evictable blocks of leased jobs apart from an `inner` policy, which orders all the rest.
 
     A lease is a rank, not a reference: under pressure leases end, the least important and soonest over first, and the
     blocks are the inner policy's again. Without leases every call goes straight through.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset()
+    name = "leased"
 
     def __init__(self, inner: Policy) -> None:
+        super().__init__(inner)
         self.inner = inner
-        self.name = inner.name
-        self.reuse: Reuse = inner.reuse
+        self.name = inner.name  # no spec asks for this layer
         self.pressed = 0
         self._offer, self._touch = offer_all(inner), touch_all(inner)
         self._leases: dict[str, tuple[float, int]] = {}  # job -> until (seconds), keep priority
         self._ends: list[tuple[float, str]] = []
         self._kept: dict[Block, None] = {}
 
-    def __getattr__(self, name: str) -> Any:
-        # What only some policies have, such as a guard against regret, is the inner one's.
-        if name == "inner":
-            raise AttributeError(name)
-        return getattr(self.inner, name)
-
-    def follow(self, survival: Survival) -> None:
-        if isinstance(self.inner, FollowsSurvival):
-            self.inner.follow(survival)
-
-    def reprice(self, cost: CostModel) -> None:
-        if isinstance(self.inner, FollowsPrices):
-            self.inner.reprice(cost)
+    def retains(self, context: Context) -> bool:
+        """Whether the context's job has a lease now."""
+        return context.job in self._leases or super().retains(context)
 
     # Leases
 
@@ -87,7 +76,7 @@ class Leased:
         if self._leases:
             self._expire(now)
             if kept := dict.fromkeys(block for block in blocks if self._leased(block)):
-                if not self._kept.keys().isdisjoint(kept):
+                if any(block in self for block in kept):
                     raise ValueError("some of these blocks are evictable already")
                 self._kept.update(kept)
                 blocks = [block for block in blocks if block not in kept]

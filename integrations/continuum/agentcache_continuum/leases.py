@@ -10,7 +10,6 @@ import heapq
 import math
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
-from typing import ClassVar
 
 from agentcache.cost import CostModel
 from agentcache.errors import CheckFailed, ConfigError
@@ -30,9 +29,9 @@ from agentcache.model import (
     TurnFinished,
     TurnScheduled,
 )
-from agentcache.policy import Policy, Reuse
-from agentcache.policy.base import FollowsPrices, FollowsSurvival, offer_all, touch_all
-from agentcache.policy.survival import Survival
+from agentcache.policy import Policy
+from agentcache.policy.base import offer_all, touch_all
+from agentcache.policy.layer import Layer
 from agentcache_continuum.pauses import UNNAMED, Conflicts, Pauses
 from agentcache_continuum.rules import Rule
 
@@ -71,7 +70,7 @@ class _Turn:
     scheduled: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Lease:
     """Until when a context is kept, and its evictable blocks. `stamp` tells leases of one context apart."""
 
@@ -81,7 +80,7 @@ class _Lease:
     blocks: dict[Block, None] = field(default_factory=dict)
 
 
-class Leases:
+class Leases(Layer):
     """A policy that keeps contexts apart from an `inner` one for as long as a `rule` says.
 
     A context gets a lease when its turn finishes with a tool call, and keeps it until its next turn has its blocks; a
@@ -89,25 +88,23 @@ class Leases:
     memory is needed, or the share is exceeded, the lease of the program that *arrived latest* ends first.
     """
 
-    name: ClassVar[str]
-    needs: ClassVar[frozenset[str]] = frozenset()
-
     def __init__(self, cost: CostModel, capacity_blocks: int, inner: Policy, rule: Rule, share: float) -> None:
         if not 0 < share <= 1:
             raise ConfigError(
                 f"policy {self.name!r}: share is {share}, expected above 0 and at most 1; nothing was started"
             )
+        super().__init__(inner)
         self.rule = rule
         self.conflicts = Conflicts()
         self._pauses = Pauses(rule, self.conflicts)
         self.leases = LeaseCounts()
-        self.reuse: Reuse = inner.reuse
         self._cost = cost
         self._share = share
         self._most_blocks = share * capacity_blocks
         self._inner = inner
         self._offer, self._touch = offer_all(inner), touch_all(inner)
-        self._kept: dict[Block, float] = {}  # evictable, and not the inner policy's; since when
+        # Evictable, and not the inner policy's: since when, and under which leases. Owners may change at any time.
+        self._kept: dict[Block, tuple[float, list[_Lease]]] = {}
         self._leases: dict[Context, _Lease] = {}
         self._ends: list[tuple[float, int, Context]] = []
         self._programs: dict[str, _Program] = {}
@@ -116,24 +113,13 @@ class Leases:
         self._stamps = 0
         self._now = -math.inf
 
-    def follow(self, survival: Survival) -> None:
-        if isinstance(self._inner, FollowsSurvival):
-            self._inner.follow(survival)
-
     def reprice(self, cost: CostModel) -> None:
-        """Blocks cost something else from now on."""
         self._cost = cost
-        if isinstance(self._inner, FollowsPrices):
-            self._inner.reprice(cost)
-
-    @property
-    def guard(self) -> object:
-        """The inner policy's guard against regret, for those who report it."""
-        return getattr(self._inner, "guard", None)
+        super().reprice(cost)
 
     def retains(self, context: Context) -> bool:
-        """Whether the context is under a lease now: what the order `retained` of admission asks."""
-        return context in self._leases
+        """Whether the context is under a lease now."""
+        return context in self._leases or super().retains(context)
 
     def keep_s(self, context: Context, tool: str, reload_s: float) -> float:
         """Seconds of the lease of a context whose turn has just called a tool; 0 for none."""
@@ -147,7 +133,7 @@ class Leases:
     def offer_all(self, blocks: Sequence[Block], now: float) -> None:
         free: list[Block] = []
         for block in blocks:
-            if block in self._kept:
+            if block in self:
                 raise ValueError(f"{block} is evictable already")
             if not self._keep(block, now):
                 free.append(block)
@@ -160,7 +146,7 @@ class Leases:
         for lease in leased:
             lease.blocks[block] = None
         if leased:
-            self._kept[block] = since
+            self._kept[block] = since, leased
         return bool(leased)
 
     def touch(self, block: Block, now: float) -> None:
@@ -181,10 +167,14 @@ class Leases:
             self._inner.forget(block)
 
     def _unkeep(self, block: Block, now: float) -> None:
-        self.leases.idle_block_s += max(now - self._kept.pop(block), 0.0)
-        for owner in block.owners:
-            if lease := self._leases.get(owner):
-                lease.blocks.pop(block, None)
+        self.leases.idle_block_s += max(now - self._unlist(block), 0.0)
+
+    def _unlist(self, block: Block) -> float:
+        """Take a block from under its leases; returns since when it was there."""
+        since, leases = self._kept.pop(block)
+        for lease in leases:
+            del lease.blocks[block]
+        return since
 
     def victims(self, need: int, excluded: Set[Block], now: float) -> list[Block] | None:
         now = self._clock(now)
@@ -253,8 +243,8 @@ class Leases:
         if lease is None:
             return
         free = []
-        for block in lease.blocks:
-            since = self._kept.pop(block)
+        for block in list(lease.blocks):
+            since = self._unlist(block)
             if self._keep(block, since):  # another owner's lease goes on
                 continue
             self.leases.idle_block_s += max(now - since, 0.0)
@@ -375,9 +365,7 @@ class Leases:
         freed: list[Block] = []
         for block in blocks:
             if block in self._kept:
-                for lease in self._leases.values():
-                    lease.blocks.pop(block, None)
-                since = self._kept.pop(block)
+                since = self._unlist(block)
                 if not self._keep(block, since):
                     self.leases.idle_block_s += now - since
                     freed.append(block)
@@ -401,9 +389,9 @@ class Leases:
 
     def check(self) -> None:
         self._inner.check()
-        listed = {block for lease in self._leases.values() for block in lease.blocks}
-        if listed != self._kept.keys():
-            raise CheckFailed(f"{self.name}: {len(listed)} blocks under leases, {len(self._kept)} are kept")
+        listed = {(block, lease) for lease in self._leases.values() for block in lease.blocks}
+        if listed != {(block, lease) for block, (_, leases) in self._kept.items() for lease in leases}:
+            raise CheckFailed(f"{self.name}: {len(listed)} blocks are listed by leases that do not keep them")
         if both := [block for block in self._kept if block in self._inner]:
             raise CheckFailed(f"{self.name}: {both[0]} is kept, and the inner policy's too")
         if len(self._kept) > self._most_blocks:

@@ -1,7 +1,7 @@
 """The layers by name: `continuum+X` is the paper's rule over policy X, the others are its baselines."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar
+from typing import Any
 
 from agentcache.cost import CostModel
 from agentcache.errors import ConfigError
@@ -16,7 +16,7 @@ Inner = Callable[[], Policy]
 class Continuum(Leases):
     """`paper-v6`. `cold_s` -1 is the analytic cold start; the other options are those of `PaperOptions`."""
 
-    name: ClassVar[str] = "continuum"
+    name = "continuum"
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Continuum(Leases):
 class ContinuumNever(Leases):
     """No retention: what is left is the inner policy, and the order of admission."""
 
-    name: ClassVar[str] = "continuum-never"
+    name = "continuum-never"
 
     def __init__(self, cost: CostModel, capacity_blocks: int, inner: Inner) -> None:
         super().__init__(cost, capacity_blocks, inner(), Rule(), 1.0)
@@ -49,7 +49,7 @@ class ContinuumNever(Leases):
 class ContinuumAlways(Leases):
     """Every tool call keeps its context until it returns, or memory is needed."""
 
-    name: ClassVar[str] = "continuum-always"
+    name = "continuum-always"
 
     def __init__(self, cost: CostModel, capacity_blocks: int, inner: Inner, *, share: float = 1.0) -> None:
         super().__init__(cost, capacity_blocks, inner(), Always(), share)
@@ -58,7 +58,7 @@ class ContinuumAlways(Leases):
 class ContinuumFixed(Leases):
     """Every tool call keeps its context for `s` seconds."""
 
-    name: ClassVar[str] = "continuum-fixed"
+    name = "continuum-fixed"
 
     def __init__(
         self, cost: CostModel, capacity_blocks: int, inner: Inner, *, s: float = 2.0, share: float = 1.0
@@ -69,7 +69,7 @@ class ContinuumFixed(Leases):
 class ContinuumPreview(Leases):
     """The rule of the authors' preview: `s` seconds, or 0 for a tool that takes longer on the mean."""
 
-    name: ClassVar[str] = "continuum-preview"
+    name = "continuum-preview"
 
     def __init__(
         self, cost: CostModel, capacity_blocks: int, inner: Inner, *, s: float = 2.0, share: float = 1.0
@@ -80,16 +80,21 @@ class ContinuumPreview(Leases):
 class ContinuumOracle(Leases):
     """Knows every pause, from `foresee`: keeps a context if the pause costs less than the paper's benefit."""
 
-    name: ClassVar[str] = "continuum-oracle"
-    needs: ClassVar[frozenset[str]] = frozenset({"pauses"})
+    name = "continuum-oracle"
+    needs = frozenset({"pauses"})
 
     def __init__(self, cost: CostModel, capacity_blocks: int, inner: Inner, *, share: float = 1.0) -> None:
         super().__init__(cost, capacity_blocks, inner(), Oracle(), share)
         self._foreseen: dict[str, Sequence[float | None]] | None = None
 
-    def foresee(self, pauses: Mapping[str, Sequence[float | None]]) -> None:
-        """By context id, the seconds from the end of its k-th turn to its next one; None where none follows."""
-        self._foreseen = dict(pauses)
+    def foresee(self, need: str, known: Mapping[Any, Sequence[Any]]) -> None:
+        """`pauses`: by context id, the seconds from the end of its k-th turn to its next one; None where none follows.
+
+        Whatever is needed behind it is handed on.
+        """
+        if need == "pauses":
+            self._foreseen = dict(known)
+        super().foresee(need, known)
 
     def keep_s(self, context: Context, tool: str, reload_s: float) -> float:
         if self._foreseen is None:

@@ -9,6 +9,7 @@ from agentcache.cost import CostModel, CostProfile
 from agentcache.model import Key, Stop
 from agentcache.policy import make_policy
 from agentcache.policy.admission import parse_admission
+from agentcache.policy.base import Foresees, Retains
 from agentcache.policy.chunking import Chunking
 from agentcache.residency import Residency
 from agentcache.sim.queueing import MAX_SEGMENTS, Call, Engine, Running
@@ -57,8 +58,8 @@ def simulate(
     """
     cost = CostModel(profile, block_size)
     residency = make_residency(policy, admission, cost, cache_blocks, idle)
-    if "pauses" in residency.policy.needs and hints:
-        residency.policy.foresee(pauses_of(jobs, time_scale))  # type: ignore[attr-defined]
+    if "pauses" in residency.policy.needs and hints and isinstance(residency.policy, Foresees):
+        residency.policy.foresee("pauses", pauses_of(jobs, time_scale))
     engine = Engine(residency, cost, max_batched_tokens, max_seqs, chunking, max_segments)
     if idle:
         engine.pool = MeteredPool(residency, idle)
@@ -113,8 +114,8 @@ def make_residency(
     made = make_policy(spec, cost, cache_blocks)
     make = partial(MeteredResidency, idle) if idle else Residency
     residency = make(made, cache_blocks, admission=rule)
-    if residency.admission and (retains := getattr(residency.policy, "retains", None)):
-        residency.admission.is_retained = retains
+    if residency.admission and isinstance(residency.policy, Retains):
+        residency.admission.is_retained = residency.policy.retains
     return residency
 
 
