@@ -57,6 +57,13 @@ def verify(
     reproduce: Annotated[
         Path | None, typer.Option(help="Run the case in this file, as --paths all printed it, and nothing else.")
     ] = None,
+    device: Annotated[
+        str,
+        typer.Option(
+            help="engine: a real one on the CPU. books: the schedulers alone, one to three steps ahead, over a device "
+            "that knows what each slot of the cache holds; --patterns is then how many programs are drawn."
+        ),
+    ] = "engine",
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the result here.")] = None,
 ) -> None:
     """Evict and poison random blocks of a real engine, ask again, and compare with a cold run.
@@ -68,13 +75,19 @@ def verify(
         ("--mode", mode, ("fused", "sequential")),
         ("--paths", paths, ("default", "all")),
         ("--attention", attention, ("default", "triton")),
+        ("--device", device, ("engine", "books")),
     ):
         if value is not None and value not in built:
             raise ConfigError(f"{flag} is {value!r}; nothing was started", hint="available: " + ", ".join(built))
     check_json_path(json_path)
     if policy is not None:
         _check_policy(policy)
-    if reproduce is not None:
+    if device == "books":
+        given = {"--model": model, "--dtype": dtype, "--attention": attention, "--jobs": jobs}
+        _refuse_given(given | {"--paths": "all" if paths == "all" else None})
+        wanted = {"policy": policy, "mode": mode}
+        exact, result = _reproduce_books(reproduce) if reproduce else _books(patterns, seed, wanted)
+    elif reproduce is not None:
         exact, result = _reproduce(reproduce)
     elif paths == "all":
         runner = None if attention is None else {"default": "v1", "triton": "v2"}[attention]
@@ -88,7 +101,9 @@ def verify(
         write_json(json_path, {"schema": SCHEMA, **result})
     if not exact:
         raise typer.Exit(1)
-    print("exact: every answer is that of a cold run")
+    print(
+        "exact: every read found what it wanted" if device == "books" else "exact: every answer is that of a cold run"
+    )
 
 
 Verdict = tuple[bool, dict[str, Any]]
@@ -124,6 +139,58 @@ def _one_engine(model: str, dtype: str, policy: str, mode: str, attention: str, 
     for failure in finding.failures:
         print(f"NOT EXACT: {failure}")
     return not finding.failures, result
+
+
+def _refuse_given(flags: dict[str, object]) -> None:
+    """Raise `ConfigError` for flags that say something about an engine, where there is none."""
+    if given := [flag for flag, value in flags.items() if value is not None]:
+        raise ConfigError(
+            f"{given[0]} has no effect with --device books, which computes nothing; nothing was started",
+            hint="leave it out, or take --device engine",
+        )
+
+
+def _books(patterns: int, seed: int, wanted: dict[str, str | None]) -> Verdict:
+    from agentcache.vllm_plugin.cpu_env import prepare
+
+    prepare(threads=1)
+    from agentcache.vllm_plugin.model_check.check import check
+
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("programs", total=patterns)
+        chosen = {name: value for name, value in wanted.items() if value is not None}
+        finding = check(patterns, seed, lambda: progress.advance(task), **chosen)
+    for path, count in sorted(finding.met.items()):
+        print(f"{path:44}{count:8}")
+    print(f"\n{'seed':44}{seed:8}\n{'programs':44}{finding.programs:8}")
+    for failure in finding.failures:
+        print(f"NOT EXACT: {failure}")
+    if finding.failure:
+        print(
+            "to see it again, put this line into a file and run `agentcache verify --device books --reproduce FILE`:\n"
+            f"{finding.failure.json}"
+        )
+    result = {"device": "books", "seed": seed, "programs": finding.programs, "met": dict(finding.met)}
+    return not finding.failures, result | {"failures": finding.failures}
+
+
+def _reproduce_books(path: Path) -> Verdict:
+    import msgspec
+
+    from agentcache.vllm_plugin.cpu_env import prepare
+
+    prepare(threads=1)
+    from agentcache.vllm_plugin.model_check.check import why_wrong
+    from agentcache.vllm_plugin.model_check.programs import Program
+
+    try:
+        program = msgspec.json.decode(path.read_bytes(), type=Program)
+    except (OSError, msgspec.DecodeError) as error:
+        raise InputError(f"{path} holds no program: {error}; nothing was started") from error
+    why = why_wrong(program)
+    if why:
+        print(f"NOT EXACT: {why}")
+    return why is None, {"device": "books", "program": msgspec.to_builtins(program), "failures": [why] if why else []}
 
 
 def _all_paths(model: str | None, wanted: dict[str, str | None], patterns: int, seed: int, jobs: int) -> Verdict:
