@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from agentcache.api import messages
 from agentcache.service.call import BYTES_PER_TOKEN, Call, Head, Plan
 from agentcache.service.config import ServiceConfig
+from agentcache.service.dialects import is_stream, last_words
 from agentcache.service.homes import Homes
 from agentcache.service.identity import Identity, read_identity, write_identity
 from agentcache.service.lineage import Lineage
@@ -29,6 +30,7 @@ HARMLESS = ("/v1/models", "/tokenize", "/detokenize")
 
 HOP_BY_HOP = {b"connection", b"keep-alive", b"transfer-encoding", b"content-length", b"host", b"authorization"}
 HOP_BY_HOP |= {b"x-api-key", b"upgrade", b"te", b"trailer", b"proxy-authorization", b"proxy-connection"}
+LOST = "the replica was lost in the middle of the answer; send the request again"
 _USAGE = re.compile(rb'"prompt_tokens":\s*(\d+)')
 
 
@@ -146,7 +148,7 @@ class Ingress:
             if job is not None and head.status == 200:
                 self._learn(call, plan, head.body)
                 self.homes.served(job, head.replica, plan.tokens, time.monotonic())
-            return Relay(head, parts)
+            return Relay(call.path, head, parts)
         return refused(503, "the replica that served this was lost, and so was a second one", {"Retry-After": "1"})
 
     def _learn(self, call: Call, plan: Plan, first: bytes) -> None:
@@ -158,29 +160,31 @@ class Ingress:
 
 
 class Relay(Response):
-    """Passes an answer on as it comes. A replica lost in the middle of a stream ends it with an error event."""
+    """Passes an answer on as it comes. Where a replica is lost in the middle, a stream ends with an error in its API's
+    words, and anything else without an end: its client sees that something is missing.
+    """
 
-    def __init__(self, head: Head, parts: AsyncIterator[Head | bytes]) -> None:
+    def __init__(self, path: str, head: Head, parts: AsyncIterator[Head | bytes]) -> None:
         super().__init__(status_code=head.status)
-        self._head, self._parts = head, parts
+        self._path, self._head, self._parts = path, head, parts
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        headers = [pair for pair in self._head.headers if pair[0] != b"content-length"]
-        headers.append((b"x-agentcache-replica", self._head.replica.encode()))
+        head, latest = self._head, self._head.body
+        headers = [*head.headers, (b"x-agentcache-replica", head.replica.encode())]
         try:
-            await send({"type": "http.response.start", "status": self._head.status, "headers": headers})
-            await send({"type": "http.response.body", "body": self._head.body, "more_body": True})
+            await send({"type": "http.response.start", "status": head.status, "headers": headers})
+            await send({"type": "http.response.body", "body": head.body, "more_body": True})
             try:
                 async for part in self._parts:
+                    assert isinstance(part, bytes)
+                    latest = part or latest
                     await send({"type": "http.response.body", "body": part, "more_body": True})
             except Exception as error:
-                logger.warning(
-                    "replica %s lost in the middle of an answer: %s", self._head.replica, type(error).__name__
-                )
-                message = "the replica was lost in the middle of the answer; send the request again"
-                event = {"error": {"message": message, "type": "service_unavailable", "param": None, "code": 503}}
-                body = b"data: " + msgspec.json.encode(event) + b"\n\n"
-                await send({"type": "http.response.body", "body": body, "more_body": True})
+                logger.warning("replica %s lost in the middle of an answer: %s", head.replica, type(error).__name__)
+                words = last_words(self._path, head.body, latest, LOST) if is_stream(head.headers) else None
+                if words is None:
+                    return  # a server closes the connection of an answer that has no end
+                await send({"type": "http.response.body", "body": words, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             await self._parts.aclose()  # type: ignore[attr-defined]
