@@ -27,9 +27,10 @@ class Census:
         """
         copy = engine.copies.get(state.id)
         fresh = copy is None
+        ran = fresh and now - state.idle_s > since
         if copy is None:
-            copy = self._new_copy(engine, state, now)
-        for missed in _missed(copy, state, fresh and now - state.idle_s > since):
+            copy = self._new_copy(engine, state, ran, now)
+        for missed in _missed(copy, state, ran):
             self._enter(engine, copy, missed, fresh, now)
             fresh = False
         self._enter(engine, copy, state, fresh, now)
@@ -68,8 +69,8 @@ class Census:
         if state.state == "idle" and (was_running or fresh):
             self._rested(engine, record, job, now)
 
-    def _new_copy(self, engine: Engine, state: ContextState, now: float) -> Held:
-        job_id, record_id = self._names(engine, state)
+    def _new_copy(self, engine: Engine, state: ContextState, ran: bool, now: float) -> Held:
+        job_id, record_id = self._names(engine, state, ran)
         job = self._books.job(job_id, now)
         record = job.contexts.get(record_id)
         if record is None:
@@ -81,15 +82,18 @@ class Census:
         engine.copies[state.id] = record.copies[engine.name] = copy
         return copy
 
-    def _names(self, engine: Engine, state: ContextState) -> tuple[str, str]:
+    def _names(self, engine: Engine, state: ContextState, ran: bool) -> tuple[str, str]:
         """The cluster's names of a job and context: an engine's own inventions are told apart by its name."""
         if state.id.startswith("~"):
             return f"{engine.name}:{state.job}", f"{engine.name}:{state.id}"
         if state.id.startswith(own := f"{state.job}#"):
-            # Named by its job alone: the first one of a job that an engine shows is taken for the job's own.
+            # Named by its job alone, it is that job's own if there is no other, or if it goes on from the only other:
+            # it has just run, elsewhere, and is no shorter. Whatever else appears is another agent of the same tree.
             job = self._books.jobs.get(state.job)
-            first = job.contexts.get(own) if job else None
-            return state.job, f"{engine.name}:{state.id}" if first and engine.name in first.copies else own
+            others = dict(job.contexts) if job else {}
+            first = others.pop(own, None)
+            goes_on = not others and first and ran and engine.name not in first.copies and state.tokens >= first.tokens
+            return state.job, own if goes_on or not (first or others) else f"{engine.name}:{state.id}"
         known = self._books.by_id.get(state.id)
         return known.job if known else state.job, state.id
 

@@ -16,7 +16,7 @@ SHOWN = ("model", "tools", "messages", "prompt")
 class Guests:
     """Plans requests by what this router has sent before.
 
-    Whose they are, Serve's session header or their content says; how long they are, their text. Where contexts are
+    Whose they are, Serve's session header and their content say; how long they are, their text. Where contexts are
     follows from where they were sent: no replica of another application reports what it holds.
     """
 
@@ -30,8 +30,8 @@ class Guests:
             return None
         shown = {name: getattr(asked, name) for name in SHOWN if hasattr(asked, name)}
         raw = msgspec.json.encode(shown, enc_hook=str)
-        job = self._lineage.follow(None, msgspec.json.decode(raw), session or None)
-        return self._homes.plan(job, int(len(raw) / BYTES_PER_TOKEN) + 1)
+        job = self._lineage.follow(None, msgspec.json.decode(raw), None, session or None)
+        return self._homes.plan(job, int(len(raw) / BYTES_PER_TOKEN) + 1, tree=session or None)
 
     def sent(self, plan: Plan, wait_s: float) -> None:
         """A request has been sent; nobody will say when its first token comes, so it is expected when it is due."""

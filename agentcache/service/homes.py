@@ -30,9 +30,12 @@ class Homes:
         """What is known of the job, which is nothing for a new one."""
         return self._jobs.get(job, Whereabouts())
 
-    def plan(self, job: str, tokens: int, source: str = "") -> Plan:
-        """A turn of the job, of so many tokens, by what is known of the job now."""
-        known = self.of(job)
+    def plan(self, job: str, tokens: int, source: str = "", tree: str | None = None) -> Plan:
+        """A turn of the job, of so many tokens, by what is known of the job now.
+
+        Of an agent that is new in a tree, no more is known than where the tree is at home.
+        """
+        known = self._jobs.get(job) or Whereabouts(self.of(tree).home if tree else None)
         return Plan(tokens, dict(known.tokens), known.home, job, source)
 
     def served(self, job: str, replica: str, tokens: int, now: float) -> None:

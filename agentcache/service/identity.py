@@ -1,24 +1,27 @@
 """Who a request belongs to: claims in its body and headers, made into the fields that the engine reads."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 MAX_ID_BYTES = 256
 
-SESSION_HEADERS = (
-    "x-session-id",
-    "x-claude-code-session-id",
-    "session-id",
-    "x-correlation-id",
-    "x-dynamo-session-id",
-)
-"""Headers that name a session, the most trusted first; `_` stands for `-` where a proxy has swapped them."""
+TREE_HEADERS = ("x-session-id", "x-claude-code-session-id", "session-id", "x-correlation-id")
+"""Headers that name a whole tree of agents, the most trusted first: parents and sub-agents send the same one.
+
+`_` stands for `-` where a proxy has swapped them.
+"""
+
+BRANCH_HEADERS = ("x-dynamo-session-id",)
+"""Headers that name one agent of a tree."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A request's job and the session in it; None where nobody said."""
+    """A request's job, which is a tree of agents, and the session of the one who asks; None where nobody said.
+
+    Which agent of a job asks, where only the job is known, the prompt says: it goes on from that agent's last one.
+    """
 
     job: str | None = None
     session: str | None = None
@@ -31,12 +34,10 @@ def read_identity(headers: Mapping[str, str], body: Mapping[str, Any]) -> Identi
     """
     xargs = _dict(body.get("vllm_xargs"))
     ours = _dict(_dict(body.get("kv_transfer_params")).get("agentcache"))
-    session = (
-        checked_id(xargs.get("session_id"))
-        or checked_id(body.get("session_id"))
-        or next((name for key in SESSION_HEADERS if (name := checked_id(headers.get(key)))), None)
-    )
-    return Identity(checked_id(ours.get("job")) or checked_id(xargs.get("job_id")) or session, session)
+    job = checked_id(ours.get("job")) or checked_id(xargs.get("job_id"))
+    session = checked_id(xargs.get("session_id")) or checked_id(body.get("session_id"))
+    tree, branch = _first(headers, TREE_HEADERS), _first(headers, BRANCH_HEADERS)
+    return Identity(job or session or tree or branch, session or branch)
 
 
 def write_identity(identity: Identity, body: dict[str, Any], tenant: str | None) -> bool:
@@ -63,6 +64,10 @@ def checked_id(value: Any) -> str | None:
     if not isinstance(value, str) or not value.isprintable() or not 0 < len(value.encode()) <= MAX_ID_BYTES:
         return None
     return value
+
+
+def _first(headers: Mapping[str, str], names: Sequence[str]) -> str | None:
+    return next((found for name in names if (found := checked_id(headers.get(name)))), None)
 
 
 def _dict(value: Any) -> Mapping[str, Any]:

@@ -108,17 +108,17 @@ class Ingress:
         return PlainTextResponse(merged({name: page for name, page, _ in told}) + signal)
 
     def _prepare(self, tenant: str | None, request: Request, raw: bytes) -> tuple[str, Plan, bytes]:
-        """The session (else the job) that a prompt belongs to, its plan, and the body as the engine shall see it."""
+        """The session that a prompt belongs to, its plan, and the body as the engine shall see it."""
         body = msgspec.json.decode(raw, type=dict)
         if tenant is not None and body.get("previous_response_id") is not None:
             raise msgspec.ValidationError("previous_response_id may be another tenant's, so it is not taken here")
         headers = {key.replace("_", "-"): value for key, value in request.headers.items()}
         said = read_identity(headers, body)
-        job = self.lineage.follow(tenant, body, said.job and scoped(tenant, said.job))
+        tree, session = (name and scoped(tenant, name) for name in (said.job, said.session))
+        session = self.lineage.follow(tenant, body, session, tree)
         if write_identity(said, body, tenant):
             raw = msgspec.json.encode(body)
-        key = scoped(tenant, said.session) if said.session else job
-        return key, self.homes.plan(key, self._expected_tokens(body, raw), self.source), raw
+        return session, self.homes.plan(session, self._expected_tokens(body, raw), self.source, tree), raw
 
     def forget(self, tenant: str | None, job: str) -> None:
         """A job has ended: nothing of it comes back."""

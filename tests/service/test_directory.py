@@ -390,14 +390,40 @@ def test_idle_contexts_age_out_and_bounds_hold() -> None:
 def test_contexts_that_only_their_job_names_are_matched_between_engines() -> None:
     cluster = Cluster()
 
-    def state(name: str) -> ContextState:
-        return ContextState(name, "t/job", "idle", "tool", tokens=100, runs=((0, 100),))
+    def state(name: str, tokens: int) -> ContextState:
+        return ContextState(name, "t/job", "idle", "tool", tokens=tokens, runs=((0, tokens),))
 
-    cluster.report("a", state("t/job#4"))
-    cluster.report("a", state("t/job#5"))
-    cluster.report("b", state("t/job#1"))
-    ids = {view.id for view in cluster.directory.snapshot("t", 9, cluster.now).contexts}
-    assert ids == {"t/job#", "a:t/job#5"}
+    def ids() -> set[str]:
+        return {view.id for view in cluster.directory.snapshot("t", 9, cluster.now).contexts}
+
+    cluster.report("b")
+    cluster.report("a", state("t/job#4", 100))
+    cluster.wait(1, "a", "b")
+    cluster.now += 0.5
+    cluster.report("b", state("t/job#1", 200))  # it goes on elsewhere
+    assert ids() == {"t/job#"} and cluster.report("a").commands
+    cluster.report("a", state("t/job#5", 300))  # a sub-agent
+    cluster.report("c", state("t/job#1", 400))  # of whom this may be, nobody can say
+    assert ids() == {"t/job#", "a:t/job#5", "c:t/job#1"}
+
+
+def test_a_sub_agent_on_another_engine_overtakes_no_parent() -> None:
+    cluster = Cluster()
+
+    def state(name: str, tokens: int, idle_s: float = 0.0) -> ContextState:
+        return ContextState(name, "t/job", "idle", "tool", "Agent", tokens=tokens, runs=((0, tokens),), idle_s=idle_s)
+
+    cluster.report("b")
+    cluster.report("a", state("t/job#1", 1000))
+    cluster.wait(1, "a", "b")
+    cluster.now += 0.5
+    cluster.report("b", state("t/job#1", 400))  # shorter: it begins
+    assert cluster.report("a").commands == ()
+    # A service that has started anew hears of both as of idle ones, of which the longer one is no later turn.
+    cluster = Cluster()
+    cluster.report("a", state("t/job#1", 300, 5.0))
+    cluster.report("b", state("t/job#1", 400, 1.0))
+    assert cluster.report("a").commands == cluster.report("b").commands == ()
 
 
 def test_contexts_without_a_name_are_an_engines_own() -> None:

@@ -8,6 +8,12 @@ from typing import Any
 
 import pytest
 
+from agentcache.cost import CostModel, CostProfile
+from agentcache.model import Stop, TurnArrived, TurnFinished
+from agentcache.policy.return_index import ReturnIndex
+from agentcache.residency import Residency
+from agentcache.service.lineage import chained
+from tests.service.agents import CLIENTS, codex, tree
 from tests.service.stand import Stand
 
 CHAT = "/v1/chat/completions"
@@ -43,15 +49,16 @@ def test_a_request_passes_as_it_is(stand: Stand) -> None:
 @pytest.mark.parametrize(
     ("headers", "body", "xargs"),
     [
-        ({"X-Session-ID": "s"}, {}, {"job_id": "s", "session_id": "s"}),
-        ({"x_session_id": "s"}, {}, {"job_id": "s", "session_id": "s"}),
-        ({"X-Claude-Code-Session-Id": "s"}, {}, {"job_id": "s", "session_id": "s"}),
+        ({"X-Session-ID": "s"}, {}, {"job_id": "s"}),
+        ({"x_session_id": "s"}, {}, {"job_id": "s"}),
+        ({"X-Claude-Code-Session-Id": "s"}, {}, {"job_id": "s"}),
+        ({"X-Session-ID": "s", "X-Dynamo-Session-ID": "a"}, {}, {"job_id": "s", "session_id": "a"}),
         (
             {"X-Session-ID": "s"},
             {"vllm_xargs": {"session_id": "t", "k": 1}},
             {"job_id": "t", "session_id": "t", "k": 1},
         ),
-        ({"X-Session-ID": "s"}, {"vllm_xargs": {"job_id": "j"}}, {"job_id": "j", "session_id": "s"}),
+        ({"X-Session-ID": "s"}, {"vllm_xargs": {"job_id": "j"}}, {"job_id": "j"}),
         ({}, {"kv_transfer_params": {"agentcache": {"job": "j"}}}, {"job_id": "j"}),
         ({"X-Session-ID": "x" * 257}, {}, None),
         ({}, {}, None),
@@ -70,6 +77,31 @@ def test_a_session_has_a_home(stand: Stand) -> None:
     first, second = stand.backend.plans
     assert (first.home, first.resident) == (None, {})
     assert second.home == "r1" and second.resident == {"r1": first.tokens}
+
+
+@pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.__name__)
+def test_an_id_of_a_tree_is_a_job_and_its_agents_are_told_apart(stand: Stand, client: Any) -> None:
+    """A sub-agent that sends its parent's id takes neither the parent's context nor its home."""
+    residency = Residency(ReturnIndex(CostModel(CostProfile(c_lin=1e-5, c_att=0.0), 16), 4096), 4096)
+    contexts: dict[str, set[str]] = {}
+    plans: dict[str, set[str]] = {}
+    for number, asked in enumerate(tree(client, "t", 1)):
+        stand.http.post(asked.path, json=asked.body, headers=asked.headers)
+        seen = json.loads(stand.backend.calls[-1].body)
+        assert seen["vllm_xargs"] == {"job_id": "t"}
+        plans.setdefault(asked.agent, set()).add(stand.backend.plans[-1].job)
+        keys = tuple(chained(None, None, asked.body))  # as far as prompts agree, so do they
+        residency.observe(TurnArrived(f"{number}", keys, "/t", None), float(number))
+        (context,) = (context for context in residency.contexts if context.turns)
+        contexts.setdefault(asked.agent, set()).add(context.id)
+        residency.observe(TurnFinished(f"{number}", keys, Stop.TOOL_USE), number + 0.5)
+        residency.check()
+    assert len(plans) == 5 and {len(names) for names in plans.values()} == {1}
+    assert len(set.union(*plans.values())) == 5 and plans["main"] == {"/t"}
+    if client is codex:
+        return  # its agents share so much of a chain of few messages that only a chain of blocks tells them apart
+    assert len(contexts["main"]) == 1
+    assert not contexts["main"] & set.union(*(ids for agent, ids in contexts.items() if agent != "main"))
 
 
 def test_a_conversation_without_a_session_is_known_by_its_content(stand: Stand) -> None:

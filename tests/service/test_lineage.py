@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentcache.service.lineage import Lineage, chained
+from tests.service.agents import CLIENTS, tree
 
 
 def chat(*contents: str, **more: Any) -> dict[str, Any]:
@@ -60,7 +61,7 @@ def test_prompts_are_followed_by_pieces(prompt: Any) -> None:
 
 @given(st.lists(st.text(max_size=3), max_size=6), st.lists(st.text(max_size=3), max_size=6))
 def test_digests_agree_exactly_as_far_as_the_messages_do(one: list[str], two: list[str]) -> None:
-    a, b = list(chained(None, chat(*one))), list(chained(None, chat(*two)))
+    a, b = list(chained(None, None, chat(*one))), list(chained(None, None, chat(*two)))
     common = next((n for n, (x, y) in enumerate(zip(one, two, strict=False)) if x != y), min(len(one), len(two)))
     assert len(a) == len(one) and a[:common] == b[:common]
     assert not set(a[common:]) & set(b[common:])
@@ -87,10 +88,39 @@ def test_short_prompts_are_not_taken_for_each_other() -> None:
     assert len(lineage) == 0
 
 
+def test_the_first_conversation_of_a_tree_bears_its_name_and_others_their_own() -> None:
+    lineage = Lineage()
+    assert lineage.follow(None, chat("a"), None, "tree") == "tree"
+    other = lineage.follow(None, chat("b"), None, "tree")
+    assert other.startswith("tree#")
+    assert lineage.follow(None, chat("b", "c", "d"), None, "tree") == other
+    assert lineage.follow(None, chat("a", "b", "c"), None, "tree") == "tree"
+    assert lineage.follow(None, chat("b", "c"), None, "wood") == "wood"  # a tree's prompts are its own
+    assert lineage.follow(None, {"prompt": "short"}, None, "tree") == "tree"
+    lineage.check()
+
+
+@pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.__name__)
+@pytest.mark.parametrize("named", [True, False])
+def test_agents_of_a_tree_are_told_apart_and_known_again(client: Any, named: bool) -> None:
+    """By what the model sees: neither a bill nor a mark for caches makes another conversation of one."""
+    lineage = Lineage()
+    names: dict[str, set[str]] = {}
+    for seed in range(3):
+        for asked in tree(client, f"{seed}", seed):
+            body = {**asked.body, "seed": seed, "model": f"m{seed}"}
+            name = lineage.follow(None, body, None, f"tree-{seed}" if named else None)
+            names.setdefault(f"{seed} {asked.agent}", set()).add(name)
+    assert len(names) == 15 and {len(found) for found in names.values()} == {1}
+    assert len(set.union(*names.values())) == 15
+
+
 def test_memory_is_bounded() -> None:
     lineage = Lineage(capacity=3)
     first = lineage.follow(None, chat("0"), None)
     for number in range(1, 10):
         lineage.follow(None, chat(str(number)), None)
+        lineage.follow(None, chat(str(number)), None, f"tree-{number}")
+        lineage.check()
     assert len(lineage) == 3
     assert lineage.follow(None, chat("0", "1"), None) != first
