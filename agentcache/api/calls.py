@@ -12,6 +12,11 @@ from agentcache.errors import EngineError, InputError
 
 PREFIX = "/agentcache/v1"
 CHAT = "/v1/chat/completions"
+UNANSWERED = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
+"""What httpx raises where a connection ends before an answer: kept alive, it was closed as it was used again.
+
+Nobody has read anything of an answer, so the call may be sent once more.
+"""
 T = TypeVar("T")
 
 

@@ -101,7 +101,7 @@ class AgentCacheClient:
 
     async def stream(self, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         try:
-            async with self._http.stream("POST", calls.CHAT, json={**body, "stream": True}) as response:
+            async with self._answer("POST", calls.CHAT, json={**body, "stream": True}) as response:
                 if response.status_code >= 400:
                     await response.aread()
                     calls.check(response)
@@ -113,9 +113,24 @@ class AgentCacheClient:
 
     async def _send(self, method: str, url: str, **kwargs: Any) -> httpx.Response:
         try:
-            return await self._http.request(method, url, **kwargs)
+            async with self._answer(method, url, **kwargs) as response:
+                await response.aread()
+                return response
         except httpx.TransportError as error:
             raise EngineError(f"{method} {url} was not answered: {error!r}") from error
+
+    @asynccontextmanager
+    async def _answer(self, method: str, url: str, **kwargs: Any) -> AsyncIterator[httpx.Response]:
+        """An answer that has begun, asked for twice if the connection ended first."""
+        request = self._http.build_request(method, url, **kwargs)
+        try:
+            response = await self._http.send(request, stream=True)
+        except calls.UNANSWERED:
+            response = await self._http.send(request, stream=True)
+        try:
+            yield response
+        finally:
+            await response.aclose()
 
 
 class AsyncJob:

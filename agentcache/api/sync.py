@@ -99,7 +99,7 @@ class SyncAgentCacheClient:
 
     def stream(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         try:
-            with self._http.stream("POST", calls.CHAT, json={**body, "stream": True}) as response:
+            with self._answer("POST", calls.CHAT, json={**body, "stream": True}) as response:
                 if response.status_code >= 400:
                     response.read()
                     calls.check(response)
@@ -111,9 +111,24 @@ class SyncAgentCacheClient:
 
     def _send(self, method: str, url: str, **kwargs: Any) -> httpx.Response:
         try:
-            return self._http.request(method, url, **kwargs)
+            with self._answer(method, url, **kwargs) as response:
+                response.read()
+                return response
         except httpx.TransportError as error:
             raise EngineError(f"{method} {url} was not answered: {error!r}") from error
+
+    @contextmanager
+    def _answer(self, method: str, url: str, **kwargs: Any) -> Iterator[httpx.Response]:
+        """An answer that has begun, asked for twice if the connection ended first."""
+        request = self._http.build_request(method, url, **kwargs)
+        try:
+            response = self._http.send(request, stream=True)
+        except calls.UNANSWERED:
+            response = self._http.send(request, stream=True)
+        try:
+            yield response
+        finally:
+            response.close()
 
 
 class Job:

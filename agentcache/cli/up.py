@@ -56,7 +56,8 @@ def up(
         applications = [
             {"name": "agentcache", "route_prefix": "/", "import_path": "agentcache.service:build_app", "args": args}
         ]
-        print(json.dumps({"http_options": {"host": host, "port": port}, "applications": applications}, indent=1))
+        options = {"host": host, "port": port, "keep_alive_timeout_s": config.keep_alive_s}
+        print(json.dumps({"http_options": options, "applications": applications}, indent=1))
         return
     from agentcache.service.local import running, wait_for_signal
     from agentcache.service.ports import free_port

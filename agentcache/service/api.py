@@ -29,7 +29,7 @@ def api(ingress: Ingress, service: Service) -> FastAPI:
         watching = asyncio.create_task(watch(ingress.homes, service, asked))
         with suppress(TimeoutError):  # turns may come at once, also to an ingress that was started anew
             await asyncio.wait_for(asked.wait(), FIRST_LOOK_S)
-        async with listening(app, ingress.config.listen):
+        async with listening(app, ingress.config.listen, ingress.config.keep_alive_s):
             yield
         watching.cancel()
 

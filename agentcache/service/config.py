@@ -19,6 +19,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     replica. `env`: environment of the replicas.
     `residency`: options of the residency service (`DirectoryConfig`), `namespace`: Ray's, in which it is found.
     `listen`: host and port at which the ingress listens itself; None: Serve's proxy stands before it.
+    `keep_alive_s`: how long it keeps an idle connection; agents pause for as long as their tools run.
     `tenants_file`: JSON with each tenant's bearer tokens (`agentcache.service.tenants`); None: no tokens are asked for.
     `max_body_bytes`: of a request; `requests_per_s` and `burst`: of one tenant; None: no limit.
     `control_per_s`: control calls of one tenant. `engine`: `module:Class` of what a replica runs.
@@ -37,6 +38,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     residency: dict[str, Any] = {}
     namespace: str = "agentcache"
     listen: tuple[str, int] | None = None
+    keep_alive_s: int = 600
     tenants_file: str | None = None
     max_body_bytes: int = 32 << 20
     requests_per_s: float | None = None
@@ -57,7 +59,7 @@ def load_config(args: Mapping[str, Any]) -> ServiceConfig:
         config = msgspec.convert(dict(args), ServiceConfig)
     except msgspec.ValidationError as error:
         raise ConfigError(f"the service's configuration: {error}; nothing was started", hint) from error
-    for name in ("replicas", "max_ongoing_requests", "max_body_bytes", "burst"):
+    for name in ("replicas", "max_ongoing_requests", "max_body_bytes", "burst", "keep_alive_s"):
         if getattr(config, name) < 1:
             raise ConfigError(f"{name} is {getattr(config, name)}, expected at least 1; nothing was started")
     for name in ("requests_per_s", "control_per_s"):

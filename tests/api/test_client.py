@@ -120,6 +120,57 @@ def test_errors_are_ours(stand: Stand) -> None:
     asyncio.run(run())
 
 
+class Server:
+    """Answers requests with so many bytes of an answer as `sends` says, then closes; None: with all, and stays."""
+
+    ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 14\r\n\r\n" + b'{"data": "is"}'
+
+    def __init__(self, *sends: int | None) -> None:
+        self.sends = list(sends)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        whole: int | None = None
+        while whole is None and (head := await reader.readline()):
+            while (line := await reader.readline()).strip():
+                head += line
+            await reader.readexactly(int(head.lower().partition(b"content-length:")[2].split()[0]))
+            whole = self.sends.pop(0)
+            writer.write(self.ANSWER[:whole])
+        writer.close()
+
+
+@pytest.mark.parametrize("kind", [AgentCacheClient, SyncAgentCacheClient])
+@pytest.mark.parametrize(
+    ("sends", "answered"),
+    [
+        ([None, 0, None, 0, None], 3),  # closed as it was used again: asked for once more
+        ([0, 0], 0),  # and no more than once
+        ([None, len(Server.ANSWER) - 5], 1),  # what has begun is not asked for again
+    ],
+)
+def test_a_connection_that_was_closed_unanswered_costs_no_call(
+    kind: Any, sends: list[int | None], answered: int
+) -> None:
+    async def run() -> None:
+        server = Server(*sends)
+        listening = await asyncio.start_server(server.serve, "127.0.0.1")
+        client = kind(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}", model="m")
+
+        async def chat() -> Any:
+            return await (client.chat({}) if kind is AgentCacheClient else asyncio.to_thread(client.chat, {}))
+
+        async with listening:
+            for _ in range(answered):
+                assert await chat() == {"data": "is"}
+            if server.sends:
+                with pytest.raises(EngineError, match="was not answered"):
+                    await chat()
+            assert not server.sends
+            await client.aclose() if kind is AgentCacheClient else client.close()
+
+    asyncio.run(run())
+
+
 def test_a_broken_stream_is_an_error(stand: Stand) -> None:
     assert calls.event("data: [DONE]") is calls.event(": ping") is calls.event("") is None
     assert calls.event('data: {"a": 1}') == {"a": 1}

@@ -30,7 +30,8 @@ def test_print_config_is_what_serve_run_takes(model: str) -> None:
     )
     assert done.exit_code == 0, done.stderr
     shown = json.loads(done.stdout)
-    assert shown["http_options"]["host"] == "127.0.0.1"
+    options = {"host": "127.0.0.1", "port": 8000, "keep_alive_timeout_s": 600}
+    assert shown["http_options"] == options
     (application,) = shown["applications"]
     assert application["import_path"] == "agentcache.service:build_app"
     args = application["args"]
