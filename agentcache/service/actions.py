@@ -16,7 +16,7 @@ from agentcache.api.messages import (
     StartTool,
     scoped,
 )
-from agentcache.service.books import Books, Lease, leased_tokens
+from agentcache.service.books import Books, Lease
 from agentcache.service.dispatch import Dispatch
 
 _ANSWERS = 4096
@@ -85,13 +85,7 @@ class Actions:
             return Answer(outcome="rejected", detail=detail)
         lease_id = action.lease or uuid4().hex[:12]
         granted_s = min(action.ttl_s, config.lease_s)
-        if old:
-            self._books.drop_lease(job, lease_id)
-        before = leased_tokens(job)
-        job.leases[lease_id] = Lease(now + granted_s, action.keep_priority, tokens)
-        tenant.leased_tokens += leased_tokens(job) - before
-        tenant.leases += 1
-        self._books.leased[job_id] = job
+        self._books.lease(job, lease_id, Lease(now + granted_s, action.keep_priority, tokens))
         job.touched_at = now
         self._books.note(job_id, f"lease {lease_id} for {granted_s:g} s")
         self._dispatch.retain(job, granted_s, action.keep_priority)

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import msgspec
+from sortedcontainers import SortedSet
 
 from agentcache.api.messages import Answer, Command, Run, tenant_of
 from agentcache.cost import CostModel, CostProfile
@@ -90,11 +91,12 @@ class Engine:
 class Tenant:
     holdings: Holdings
     jobs: int = 0
-    contexts: int = 0
+    contexts: OrderedDict[str, Record] = field(default_factory=OrderedDict)
+    leased: dict[str, Job] = field(default_factory=dict)
     leased_tokens: int = 0
     leases: int = 0
     tokens: int = 0
-    answers: OrderedDict[str, Answer] = field(default_factory=OrderedDict)
+    answers: OrderedDict[str, Answer] = field(default_factory=OrderedDict)  # to the latest requests that bore an id
 
 
 class Books:
@@ -110,7 +112,8 @@ class Books:
         self.tenants: dict[str, Tenant] = {}
         self.engines: dict[str, Engine] = {}
         self.jobs: OrderedDict[str, Job] = OrderedDict()
-        self.leased: dict[str, Job] = {}
+        self.idle_tenants: dict[str, None] = {}  # those without jobs
+        self.expiries: SortedSet[tuple[float, str, str]] = SortedSet()  # (until, job, lease)
         self.records: dict[int, Record] = {}
         self.by_id: OrderedDict[str, Record] = OrderedDict()
         self.pages = 0
@@ -126,11 +129,13 @@ class Books:
         if tenant is None:
             config = self.config
             if len(self.tenants) >= config.max_tenants:
-                for idle in [other for other, books in self.tenants.items() if not books.jobs]:
+                for idle in self.idle_tenants:
                     del self.tenants[idle]
+                self.idle_tenants.clear()
             policy = make_online_policy(config.policy, self._cost, config.max_pages)
             holdings = Holdings(policy, self._survival, config.max_pages, config.max_contexts, config.page_tokens)
             tenant = self.tenants[name] = Tenant(holdings)
+            self.idle_tenants[name] = None
         return tenant
 
     def job(self, job_id: str, now: float) -> Job:
@@ -139,6 +144,7 @@ class Books:
         if job is None:
             job = self.jobs[job_id] = Job(job_id, now)
             self.tenant(job_id).jobs += 1
+            self.idle_tenants.pop(tenant_of(job_id), None)
             self.count("jobs")
         return job
 
@@ -146,21 +152,52 @@ class Books:
         """Forget a job that has no contexts."""
         self.drop_leases(job)
         del self.jobs[job.id]
-        self.tenant(job.id).jobs -= 1
+        tenant = self.tenant(job.id)
+        tenant.jobs -= 1
+        if not tenant.jobs:
+            self.idle_tenants[tenant_of(job.id)] = None
+
+    def enter(self, record: Record, job: Job) -> None:
+        """A context is new."""
+        self.records[record.number] = self.by_id[record.id] = job.contexts[record.id] = record
+        self.tenant(job.id).contexts[record.id] = record
+
+    def touch(self, record: Record) -> None:
+        """A context has changed: it is the latest."""
+        self.by_id.move_to_end(record.id)
+        self.tenant(record.job).contexts.move_to_end(record.id)
+
+    def strike(self, record: Record) -> None:
+        """A context is known no more."""
+        del self.records[record.number], self.by_id[record.id]
+        del self.jobs[record.job].contexts[record.id], self.tenant(record.job).contexts[record.id]
 
     def held(self, engine: Engine, tenant: Tenant, more: int) -> None:
         """An engine holds so many more tokens of a tenant's contexts."""
         engine.tokens += more
         tenant.tokens += more
 
+    def lease(self, job: Job, lease_id: str, lease: Lease) -> None:
+        """A job has a lease, a new one or a renewed one."""
+        if lease_id in job.leases:
+            self.drop_lease(job, lease_id)
+        tenant = self.tenant(job.id)
+        before = leased_tokens(job)
+        job.leases[lease_id] = lease
+        tenant.leased_tokens += leased_tokens(job) - before
+        tenant.leases += 1
+        tenant.leased[job.id] = job
+        self.expiries.add((lease.until, job.id, lease_id))
+
     def drop_lease(self, job: Job, lease_id: str) -> None:
         tenant = self.tenant(job.id)
         before = leased_tokens(job)
-        del job.leases[lease_id]
+        lease = job.leases.pop(lease_id)
         tenant.leased_tokens += leased_tokens(job) - before
         tenant.leases -= 1
         if not job.leases:
-            self.leased.pop(job.id, None)
+            del tenant.leased[job.id]
+        self.expiries.remove((lease.until, job.id, lease_id))
 
     def drop_leases(self, job: Job) -> None:
         for lease_id in list(job.leases):
@@ -202,11 +239,13 @@ class Books:
             tenant.holdings.check()
             copies = list(tenant.holdings)
             _equal(f"tokens of tenant {name!r}", sum(copy.tokens for copy in copies), tenant.tokens)
-            _equal(f"contexts of tenant {name!r}", len({copy.record for copy in copies}), tenant.contexts)
+            _equal(f"contexts of tenant {name!r}", len({copy.record for copy in copies}), len(tenant.contexts))
             jobs = [job for job in self.jobs.values() if tenant_of(job.id) == name]
             _equal(f"jobs of tenant {name!r}", len(jobs), tenant.jobs)
             _equal(f"leased tokens of {name!r}", sum(map(leased_tokens, jobs)), tenant.leased_tokens)
             _equal(f"leases of {name!r}", sum(len(job.leases) for job in jobs), tenant.leases)
+            _equal(f"leased jobs of {name!r}", sum(bool(job.leases) for job in jobs), len(tenant.leased))
+            _equal(f"{name!r} among the idle tenants", int(not jobs), int(name in self.idle_tenants))
         for engine in self.engines.values():
             held = sum(copy.tokens for copy in engine.copies.values())
             _equal(f"tokens in engine {engine.name}", held, engine.tokens)
@@ -215,7 +254,7 @@ class Books:
         _equal("contexts of jobs", sum(len(job.contexts) for job in self.jobs.values()), len(self.by_id))
         of_engines = sum(len(engine.copies) for engine in self.engines.values())
         _equal("copies", sum(len(record.copies) for record in self.by_id.values()), of_engines)
-        _equal("leased jobs", sum(bool(job.leases) for job in self.jobs.values()), len(self.leased))
+        _equal("leases that expire", sum(len(job.leases) for job in self.jobs.values()), len(self.expiries))
         if len(self.by_id) > self.config.max_contexts or self.pages > self.config.max_pages:
             raise CheckFailed(f"{len(self.by_id)} contexts or {self.pages} pages are over their bounds")
         for record in self.by_id.values():

@@ -1,6 +1,7 @@
 """What engines hold, as they show it: contexts come, run, rest, and go."""
 
 from collections.abc import Iterator
+from itertools import islice
 
 from msgspec.structs import replace
 
@@ -42,7 +43,7 @@ class Census:
         tenant = books.tenant(record.job)
         if came_back and record.depth:
             self._account(job, engine, copy, record.tokens)
-        books.by_id.move_to_end(record.id)
+        books.touch(record)
         if came_back or was_running:
             job.touched_at = now
             books.jobs.move_to_end(job.id)
@@ -76,8 +77,7 @@ class Census:
         if record is None:
             self._numbers += 1
             record = Record(self._numbers, record_id, job_id, idle_since=now - state.idle_s)
-            self._books.tenant(job_id).contexts += 1
-            self._books.records[record.number] = self._books.by_id[record_id] = job.contexts[record_id] = record
+            self._books.enter(record, job)
         copy = Held(engine.name, record, state.id, state.job, depth=state.depth, length=state.tokens)
         engine.copies[state.id] = record.copies[engine.name] = copy
         return copy
@@ -133,23 +133,27 @@ class Census:
         """No engine knows a context any more, or the directory has no room for it."""
         for copy in list(record.copies.values()):
             self.gone(self._books.engines[copy.engine], copy.local_id, now)
-        if self._books.records.pop(record.number, None) is None:
+        if record.number not in self._books.records:
             return
-        tenant = self._books.tenant(record.job)
-        tenant.holdings.end(record, now)
-        tenant.contexts -= 1
-        del self._books.by_id[record.id]
+        self._books.tenant(record.job).holdings.end(record, now)
+        self._books.strike(record)
         job = self._books.jobs[record.job]
-        del job.contexts[record.id]
         if not job.contexts and not job.leases:
             self._books.close(job)
 
-    def lose(self, engine: Engine, why: str, now: float) -> None:
-        """An engine and all that it held are gone."""
-        self._books.count(f"engines_{why}")
-        for local_id in list(engine.copies):
+    def lose(self, engine: Engine, why: str, now: float, at_most: int | None = None) -> bool:
+        """An engine and all that it held are gone; of that, so many contexts at a time. Returns whether that was all.
+
+        Should it be heard of before, it must show again what it holds.
+        """
+        engine.resync = True
+        for local_id in list(islice(engine.copies, at_most)):
             self.gone(engine, local_id, now)
+        if engine.copies:
+            return False
+        self._books.count(f"engines_{why}")
         del self._books.engines[engine.name]
+        return True
 
 
 def _missed(copy: Held, state: ContextState, ran: bool) -> Iterator[ContextState]:

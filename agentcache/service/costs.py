@@ -32,8 +32,9 @@ class Ledger:
     open: dict[str, Plan] = field(default_factory=dict)
 
     def forget(self) -> None:
-        """Drop the requests that have ended."""
-        self.open = {request: plan for request, plan in self.open.items() if not plan.ended}
+        """Drop the requests that have ended: what stays is open, or has ended since this was last called."""
+        for request in [request for request, plan in self.open.items() if plan.ended]:
+            del self.open[request]
 
     def waiting_s(self) -> Counter[str]:
         """Expected prefill seconds before a new request on each replica: of requests without a first token."""

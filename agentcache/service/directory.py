@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from agentcache.api.messages import Action, Answer, Explanation, Parameters, Placement, Reply, Report, Snapshot
 from agentcache.service import views
 from agentcache.service.actions import Actions
-from agentcache.service.books import Books, DirectoryConfig, Engine
+from agentcache.service.books import QUEUE, Books, DirectoryConfig, Engine
 from agentcache.service.census import Census
 from agentcache.service.clock import SteadyClock
 from agentcache.service.dispatch import Dispatch
@@ -108,6 +108,10 @@ class Directory:
             command = engine.queue.popleft()
             engine.sent[command.id] = self._clock.now
             commands.append(command)
+        while len(engine.sent) > QUEUE:  # it reports, but does not say what it did
+            del engine.sent[next(iter(engine.sent))]
+            self._books.count("commands_lost")
+            engine.resync = True
         return Reply(
             service=self.service,
             incarnation=self.incarnation,
@@ -143,8 +147,9 @@ class Directory:
     def snapshot(self, tenant: str | None, limit: int, now: float) -> Snapshot:
         """What is known now, of one tenant or (None) of all; at most `limit` contexts, the latest first."""
         seen = views.snapshot(self._books, tenant, limit, self._clock.at(now))
-        counts = self.counts if tenant is None else {}
-        return replace(seen, service=self.service, pauses=self.pauses.views(), counts=counts)
+        if tenant is not None:  # tools and their pauses are everybody's together
+            return replace(seen, service=self.service)
+        return replace(seen, service=self.service, pauses=self.pauses.views(), counts=self.counts)
 
     def explain(self, tenant: str, job: str, now: float) -> Explanation:
         """Why a job's contexts are where they are; `missing` for a job that is not known to this tenant."""

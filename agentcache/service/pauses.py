@@ -29,6 +29,8 @@ class PauseExchange:
 
     def tell(self, engine: str, at_most: int) -> tuple[Pause, ...]:
         """Up to so many pauses that the engine has not been told of, oldest first."""
+        if self._told.get(engine, 0) == self._heard:
+            return ()
         oldest = self._heard - len(self._kept)
         start = max(self._told.get(engine, 0), oldest)
         told: list[Pause] = []

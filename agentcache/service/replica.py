@@ -1,6 +1,5 @@
 """A replica: one engine and its OpenAI API. Serve counts its calls; their bytes pass Serve by."""
 
-import asyncio
 import importlib
 from collections import Counter
 from dataclasses import asdict, replace
@@ -14,6 +13,7 @@ from agentcache.service import wire
 from agentcache.service.asgi import Message, answer
 from agentcache.service.call import Call, Head, Plan
 from agentcache.service.config import ServiceConfig
+from agentcache.service.tally import Tally
 
 
 class Replica:
@@ -31,8 +31,7 @@ class Replica:
         await self.engine.start()
         profile = self.engine.profile()
         self.rates = (profile.c_lin, profile.c_att)
-        self.open: dict[str, Plan] = {}
-        self._ends: dict[str, asyncio.Event] = {}
+        self.calls = Tally()
         host: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         self._server, self._address = await wire.listen(self.http, host)
 
@@ -58,38 +57,24 @@ class Replica:
             elif message.get("body"):
                 await out(message["body"])
 
-        self.open[plan.request] = plan
-        try:
+        with self.calls.running(plan):
             await answer(self.engine.app, call, send)
-        finally:
-            del self.open[plan.request]
-            if ended := self._ends.pop(plan.request, None):
-                ended.set()
-            else:
-                self._ends[plan.request] = asyncio.Event()  # ended before Serve has told of it
 
     async def hold(self, request: str) -> None:
         """Stands for a call in Serve's books, by which it bounds and scales, until that has ended."""
-        if self._ends.pop(request, None):
-            return
-        ended = self._ends[request] = asyncio.Event()
-        try:
-            await ended.wait()
-        finally:
-            if request not in self.open:
-                self._ends.pop(request, None)
+        await self.calls.hold(request)
 
     def waiting_s(self) -> Counter[str]:
         """Expected prefill seconds of requests without a first byte, by the ingress that sent each."""
         waits: Counter[str] = Counter()
-        for plan in self.open.values():
+        for plan in self.calls.open.values():
             if not plan.started:
                 waits[plan.source] += plan.rebuild_s  # type: ignore[assignment]
         return waits
 
     def record_routing_stats(self) -> dict[str, Any]:
         """Serve brings this to every router: what waits and what is open here, by ingress; what a token costs."""
-        requests = Counter(plan.source for plan in self.open.values())
+        requests = Counter(plan.source for plan in self.calls.open.values())
         return {"waiting_s": dict(self.waiting_s()), "open": dict(requests), "rates": self.rates}
 
     def record_autoscaling_stats(self) -> dict[str, float]:

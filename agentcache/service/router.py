@@ -44,8 +44,14 @@ class ResidencyRouter(RequestRouter):
             self.ledger.open[metadata.internal_request_id] = plan
             if not brought:
                 self.guests.sent(plan, waits[plan.replica])
+                # One that is given up before it is sent is never said to have been completed.
+                pending_request.future.add_done_callback(lambda sent: _end(plan) if sent.cancelled() else None)
         return [[replicas[name] for name in rank] for rank in ranks]
 
     def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
         if plan := self.ledger.open.get(internal_request_id):
-            plan.ended = True
+            _end(plan)
+
+
+def _end(plan: Plan) -> None:
+    plan.ended = True

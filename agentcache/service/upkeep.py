@@ -1,12 +1,14 @@
 """What time does to the books, and what keeps them small: silence, expiry, age, bounds, budgets."""
 
-from agentcache.api.messages import tenant_of
 from agentcache.service.books import Books, Job
 from agentcache.service.census import Census
 from agentcache.service.dispatch import Dispatch
+from agentcache.service.holdings import Record
 from agentcache.service.pauses import PauseExchange
 
 _TICK_S = 0.25
+_AT_ONCE = 1024
+"""Contexts or jobs that are forgotten at one tick: reports wait for it."""
 
 
 class Upkeep:
@@ -22,31 +24,33 @@ class Upkeep:
             self._ticked_at = now
             for engine in list(self._books.engines.values()):
                 if now - engine.heard_at > config.heartbeat_s:
-                    self._census.lose(engine, "silent", now)
-                    self._pauses.forget(engine.name)
+                    if self._census.lose(engine, "silent", now, _AT_ONCE):
+                        self._pauses.forget(engine.name)
                 elif engine.sent and now - next(iter(engine.sent.values())) > config.ack_s:
                     engine.resync = True
-            for job in list(self._books.leased.values()):
-                self._expire(job, now)
+            self._expire(now)
             self._age(now)
         for name in list(self._books.over):
             self._keep_budget(name, now)
         self._books.over.clear()
         self._bound(now)
 
-    def _expire(self, job: Job, now: float) -> None:
-        for lease_id in [name for name, lease in job.leases.items() if lease.until <= now]:
-            self._books.drop_lease(job, lease_id)
-            self._books.count("leases_expired")
-            self._books.note(job.id, f"lease {lease_id} expired")
-        if not job.leases and not job.contexts:
-            self._books.close(job)
+    def _expire(self, now: float) -> None:
+        books = self._books
+        while books.expiries and books.expiries[0][0] <= now:
+            _, job_id, lease_id = books.expiries[0]
+            job = books.jobs[job_id]
+            books.drop_lease(job, lease_id)
+            books.count("leases_expired")
+            books.note(job_id, f"lease {lease_id} expired")
+            if not job.leases and not job.contexts:
+                books.close(job)
 
     def _age(self, now: float) -> None:
         """Jobs that nobody touched for long are forgotten, with their contexts."""
-        while self._books.jobs:
-            job = next(iter(self._books.jobs.values()))
-            if now - job.touched_at <= self._books.config.idle_out_s:
+        for _ in range(_AT_ONCE):
+            job = next(iter(self._books.jobs.values()), None)
+            if job is None or now - job.touched_at <= self._books.config.idle_out_s:
                 return
             if job.leases or any(record.running for record in job.contexts.values()):
                 job.touched_at = now
@@ -65,13 +69,21 @@ class Upkeep:
         """Keep to the bounds on memory: the contexts that were used longest ago go."""
         books, config = self._books, self._books.config
         while len(books.by_id) > config.max_contexts or books.pages > config.max_pages:
-            record = next((record for record in books.by_id.values() if not record.running), None)
-            record = record or next(iter(books.by_id.values()))
-            self._census.forget(record, now)
+            self._census.forget(self._oldest(), now)
             books.count("contexts_crowded_out")
         while len(books.jobs) > config.max_contexts:
             self._forget_job(next(iter(books.jobs.values())), now)
             books.count("jobs_crowded_out")
+
+    def _oldest(self) -> Record:
+        """The idle context that changed longest ago, or any if all of them run."""
+        books = self._books
+        for _ in range(len(books.by_id)):
+            record = next(iter(books.by_id.values()))
+            if not record.running:
+                break
+            books.touch(record)
+        return record
 
     def _keep_budget(self, name: str, now: float) -> None:
         """A tenant's use has grown: what is worth least goes, until it fits its budget."""
@@ -80,7 +92,7 @@ class Upkeep:
         tenant = books.tenants.get(name)
         if budget is None or tenant is None or (over := tenant.tokens - budget) <= 0:
             return
-        leased = (job for job in books.leased.values() if tenant_of(job.id) == name)
+        leased = tenant.leased.values()
         excluded = tenant.holdings.blocks(record for job in leased for record in job.contexts.values())
         pages = tenant.holdings.pages
         for copy, start, end, tokens in tenant.holdings.evict(over, excluded, books.records, now):

@@ -1,6 +1,6 @@
 """Looking into the directory's books: where a turn could go, what is known, and why."""
 
-from collections.abc import Iterator
+from itertools import islice
 
 from agentcache.api.messages import (
     ContextView,
@@ -11,7 +11,6 @@ from agentcache.api.messages import (
     Snapshot,
     TenantView,
     scoped,
-    tenant_of,
 )
 from agentcache.service.books import Books, Engine
 from agentcache.service.holdings import Record
@@ -42,20 +41,16 @@ def place(books: Books, tenant: str, job: str, prompt_tokens: int | None) -> lis
 
 def snapshot(books: Books, tenant: str | None, limit: int, now: float) -> Snapshot:
     """What is known now, of one tenant or (None) of all; at most `limit` contexts, the latest first."""
-    recent: Iterator[Record] = reversed(books.by_id.values())
-    chosen: list[ContextView] = []
-    for record in recent:
-        if len(chosen) == limit:
-            break
-        if tenant is None or tenant_of(record.job) == tenant:
-            chosen.append(_view(books, record, now))
+    tenants = list(books.tenants) if tenant is None else [tenant] if tenant in books.tenants else []
+    known = books.by_id if tenant is None else books.tenants[tenant].contexts if tenants else {}
+    recent = islice(reversed(known.values()), limit)
     return Snapshot(
         service="",
         policy=books.config.policy,
         uptime_s=now,
         engines=tuple(_engine_view(engine, now) for engine in books.engines.values()) if not tenant else (),
-        tenants=tuple(_tenant_view(books, name) for name in books.tenants if tenant is None or name == tenant),
-        contexts=tuple(chosen),
+        tenants=tuple(_tenant_view(books, name) for name in tenants),
+        contexts=tuple(_view(books, record, now) for record in recent),
         pauses=(),
         counts=dict(books.counts) if tenant is None else {},
         memory_bytes=0,
@@ -104,7 +99,7 @@ def _tenant_view(books: Books, name: str) -> TenantView:
     return TenantView(
         tenant=name,
         jobs=tenant.jobs,
-        contexts=tenant.contexts,
+        contexts=len(tenant.contexts),
         resident_tokens=tenant.tokens,
         budget_tokens=books.budget_tokens(name),
         leased_tokens=tenant.leased_tokens,

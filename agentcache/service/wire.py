@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 Out = Callable[[Head | bytes], Awaitable[None]]
 Serve = Callable[[Call, Plan, Out], Awaitable[None]]
 SECRET_BYTES = 32
+IDLE = 256
+"""Connections to one replica that are kept open between calls, at most."""
 AT_ONCE = 1 << 16
 """Bytes that are read at once: pieces that have piled up by then travel on together."""
 
@@ -95,7 +97,9 @@ class _Door(asyncio.Protocol):
 
 
 class Wires:
-    """An ingress's connections to replicas, kept open between calls."""
+    """An ingress's connections to replicas, kept open between calls; those to replicas that have gone, until the next
+    one is opened.
+    """
 
     def __init__(self) -> None:
         self._idle: dict[Address, list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]] = {}
@@ -123,8 +127,9 @@ class Wires:
                 if piece := b"".join(frames):
                     yield piece
         finally:
-            if ended:
-                self._idle.setdefault(address, []).append((reader, writer))
+            idle = self._idle.setdefault(address, [])
+            if ended and len(idle) < IDLE:
+                idle.append((reader, writer))
             else:
                 writer.close()
 

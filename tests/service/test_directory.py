@@ -24,6 +24,8 @@ from agentcache.api.messages import (
     ToolEnded,
 )
 from agentcache.errors import ConfigError
+from agentcache.service import upkeep
+from agentcache.service.books import QUEUE
 from agentcache.service.directory import Directory, DirectoryConfig
 
 
@@ -385,6 +387,72 @@ def test_idle_contexts_age_out_and_bounds_hold() -> None:
     assert len(cluster.directory) <= 5
     cluster.wait(12, "a")
     assert len(cluster.directory) == 0
+
+
+def test_an_engine_that_is_silent_is_forgotten_piece_by_piece_and_may_come_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(upkeep, "_AT_ONCE", 4)
+    cluster = Cluster(heartbeat_s=5.0)
+    contexts = [idle(f"job{number}", 300) for number in range(10)]
+    cluster.report("a", *contexts)
+    cluster.report("b", idle("other", 300))
+    cluster.wait(6, "b")
+    assert len(cluster.directory) == 7
+    assert cluster.report("a").resync  # it is heard of again, and shows all it holds
+    cluster.report("a", *contexts, full=True)
+    assert len(cluster.directory) == 11
+    cluster.wait(8, "b")
+    assert len(cluster.directory) == 1 and cluster.directory.counts["engines_silent"] == 1
+
+
+def test_jobs_of_one_age_are_forgotten_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep, "_AT_ONCE", 4)
+    cluster = Cluster(idle_out_s=10.0)
+    cluster.report("a", *(idle(f"job{number}", 300) for number in range(10)))
+    left = []
+    for _ in range(16):
+        cluster.wait(1, "a")
+        left.append(len(cluster.directory))
+    assert left[9:] == [10, 6, 2, 0, 0, 0, 0]
+
+
+def test_contexts_that_run_are_not_crowded_out() -> None:
+    cluster = Cluster(max_contexts=10)
+    cluster.report("a", *(running(f"running{number}", 100) for number in range(8)))
+    for number in range(20):
+        cluster.report("a", idle(f"idle{number}", 100))
+    names = {view.id for view in cluster.directory.snapshot("t", 20, cluster.now).contexts}
+    assert names == {f"t/running{number}" for number in range(8)} | {"t/idle18", "t/idle19"}
+    cluster.directory.check()
+
+
+def test_commands_that_an_engine_never_answers_are_not_remembered_for_ever() -> None:
+    cluster = Cluster()
+    cluster.report("a", idle("job", 300))
+    for number in range(3):
+        for _ in range(QUEUE):
+            cluster.apply(StartTool(job="job", tool="bash"))
+        reply = cluster.report("a")
+        assert len(reply.commands) == QUEUE and reply.resync == (number > 0)
+    assert len(cluster.directory._books.engines["a"].sent) == QUEUE
+    assert cluster.directory.counts["commands_lost"] == 2 * QUEUE
+    cluster.report("a", idle("job", 300), full=True)
+    assert not cluster.directory._books.engines["a"].sent
+
+
+def test_tenants_without_jobs_make_room_for_others() -> None:
+    cluster = Cluster(max_tenants=3, idle_out_s=5.0)
+    tenants = cluster.directory._books.tenants
+    for number in range(10):
+        cluster.apply(EndJob(job="nobody"), tenant=f"idle{number}")
+        assert len(tenants) <= 3
+    for number in range(10):
+        cluster.apply(StartJob(job="job"), tenant=f"busy{number}")
+    assert len(tenants) == 10
+    cluster.wait(7)
+    cluster.apply(EndJob(job="nobody"), tenant="late")
+    assert list(tenants) == ["late"]
 
 
 def test_contexts_that_only_their_job_names_are_matched_between_engines() -> None:

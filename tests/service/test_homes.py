@@ -4,7 +4,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from agentcache.service.homes import FRESH_S, Homes
+from agentcache.service.homes import COPIES, FRESH_S, LOST, Homes
 
 JOBS = st.sampled_from("abcdef")
 REPLICAS = st.sampled_from(("r1", "r2"))
@@ -34,6 +34,33 @@ def test_a_lost_replica_holds_nothing() -> None:
     homes.served("j", "r2", 200, now=1.0)
     homes.lost("r2")
     assert homes.of("j").home is None and homes.of("j").tokens == {"r1": 100}
+
+
+def test_a_lost_replica_that_serves_again_has_kept_what_it_held() -> None:
+    homes = Homes()
+    homes.served("j", "r1", 100, now=0.0)
+    homes.lost("r1")
+    homes.served("k", "r1", 100, now=1.0)
+    assert homes.of("j").home == "r1" and homes.of("j").tokens == {"r1": 100}
+
+
+def test_replicas_that_come_and_go_are_not_remembered_for_ever() -> None:
+    homes = Homes(capacity=10)
+    for number in range(3 * LOST):
+        homes.served("j", f"r{number}", 100, now=float(number))
+        homes.lost(f"r{number}")
+        homes.check()
+    assert len(homes._lost) == LOST and len(homes._jobs["j"].tokens) == COPIES
+    assert homes.of("j").tokens == {}
+
+
+def test_a_new_agent_of_a_tree_begins_at_home_with_nothing() -> None:
+    homes = Homes()
+    homes.served("tree", "r1", 100, now=0.0)
+    plan = homes.plan("tree#a", 50, tree="tree")
+    assert (plan.job, plan.home, plan.resident) == ("tree#a", "r1", {})
+    homes.served("tree#a", "r2", 50, now=1.0)
+    assert homes.plan("tree#a", 60, tree="tree").home == "r2" and homes.of("tree").home == "r1"
 
 
 class Machine(RuleBasedStateMachine):

@@ -29,7 +29,8 @@ def guest(prompt: Any, session: str = "", number: str = "1", **more: Any) -> Any
     """As `ray.serve.llm` sends it: the body is an argument, the session is Serve's."""
     metadata = SimpleNamespace(internal_request_id=number, session_id=session)
     asked = SimpleNamespace(model="m", prompt=prompt, **more)
-    return SimpleNamespace(args=[asked, {"headers": {}}], kwargs={}, metadata=metadata)
+    sent = asyncio.get_running_loop().create_future()
+    return SimpleNamespace(args=[asked, {"headers": {}}], kwargs={}, metadata=metadata, future=sent)
 
 
 @pytest.fixture
@@ -128,6 +129,25 @@ def test_a_request_without_a_plan_goes_where_its_session_or_its_text_was(router:
             await ask([both[int(session) % 2]], prompt, session)
         gone = [await ask(both, prompt + "and then " * 50, session) for session, prompt in told.items()]
         assert gone == ["a", "b"] * 4
+
+    asyncio.run(run())
+
+
+def test_nothing_is_left_of_requests_that_have_ended_or_were_given_up(router: ResidencyRouter) -> None:
+    async def run() -> None:
+        for number in range(100):
+            asked = guest("word " * 200, number=f"{number}") if number % 3 else request(plan := Plan(), f"{number}")
+            await router.choose_replicas([replica("a")], asked)
+            if number % 3 == 0:
+                plan.ended = True  # as the ingress does, whatever became of it
+            elif number % 3 == 1:
+                asked.future.cancel()  # Serve's way to say that nobody waits for it any more
+                await asyncio.sleep(0)
+            else:
+                router.on_request_completed(None, f"{number}")  # type: ignore[arg-type]
+            assert len(router.ledger.open) == 1
+            router.ledger.forget()
+            assert not router.ledger.open
 
     asyncio.run(run())
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentcache.service import wire
 from agentcache.service.call import Call, Head, Plan
 from agentcache.service.wire import SECRET_BYTES, Address, Out, Wires, cut, frame, listen
 
@@ -91,6 +92,18 @@ def test_a_connection_serves_one_call_after_another_and_never_two() -> None:
             assert len(ends) == 5
         finally:
             asyncio.open_connection = connect
+
+    run(place, test)
+
+
+def test_connections_that_a_burst_has_opened_are_not_all_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "IDLE", 4)
+    place, wires = Place(), Wires()
+
+    async def test(address: Address) -> None:
+        for _ in range(3):
+            await asyncio.gather(*(read(wires.ask(address, CALL, PLAN)) for _ in range(20)))
+            assert [len(idle) for idle in wires._idle.values()] == [4]
 
     run(place, test)
 
