@@ -295,16 +295,6 @@ class ContextView(msgspec.Struct, frozen=True, kw_only=True):
     copies: tuple[Copy, ...]
 
 
-class Placement(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a job's next turn could go: the seconds to rebuild there what is missing, and whether it was there last."""
-
-    engine: str
-    resident_tokens: int
-    rebuild_s: float
-    home: bool
-    waiting_rebuild_s: float = 0.0
-
-
 class EngineView(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     epoch: str

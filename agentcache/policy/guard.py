@@ -139,12 +139,15 @@ class Guard:
                 return self._compare(
                     self._cost.segments_seconds(gaps), self._cost.segments_seconds([(hits * size, tokens)])
                 )
-            case TurnFinished(turn, keys) if turn in self._held:
-                chain, whole = self._held.pop(turn)
-                self._shadow.release(keys[: self._shadow.hold(keys)] if whole else chain)
+            case TurnFinished(turn, keys):
+                self._open.pop(turn, None)  # some hosts do not say that turns are scheduled
+                if held := self._held.pop(turn, None):
+                    chain, whole = held
+                    self._shadow.release(keys[: self._shadow.hold(keys)] if whole else chain)
             case TurnAborted(turn):
                 self._open.pop(turn, None)
-                self._shadow.release(self._held.pop(turn, ((), False))[0])
+                if held := self._held.pop(turn, None):
+                    self._shadow.release(held[0])
             case PoolResized(blocks):
                 self._shadow.capacity_blocks = max(blocks // self._sample, 1)
         return False

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import ray
 
-from agentcache.api.messages import Action, Answer, Explanation, Placement, Report, Snapshot, decode, encode
+from agentcache.api.messages import Action, Answer, Explanation, Report, Snapshot, decode, encode
 from agentcache.errors import CheckFailed
 from agentcache.service.directory import Directory, DirectoryConfig
 
@@ -55,11 +55,6 @@ class ResidencyActor:
         """What a client says about a job of its tenant's."""
         self._alive()
         return self._directory.apply(action, tenant, time.monotonic())
-
-    async def place(self, tenant: str, job: str, prompt_tokens: int | None = None) -> list[Placement]:
-        """What the job's next turn would have to rebuild on each engine."""
-        self._alive()
-        return self._directory.place(tenant, job, time.monotonic(), prompt_tokens)
 
     async def snapshot(self, tenant: str | None = None, limit: int = 100) -> Snapshot:
         """What the service knows now, and what memory its process holds."""

@@ -1,6 +1,6 @@
 """The books of the directory: engines, tenants, jobs and contexts, and the sums over them that must hold."""
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -61,6 +61,8 @@ class Job:
     id: str
     touched_at: float
     contexts: dict[str, Record] = field(default_factory=dict)
+    places: Counter[tuple[str, str]] = field(default_factory=Counter)  # copies by engine and its name of the job
+    waiting: int = 0  # contexts that have not ended
     leases: dict[str, Lease] = field(default_factory=dict)
     ended: bool = False
     decisions: deque[str] = field(default_factory=lambda: deque(maxlen=16))
@@ -112,7 +114,8 @@ class Books:
         self.tenants: dict[str, Tenant] = {}
         self.engines: dict[str, Engine] = {}
         self.jobs: OrderedDict[str, Job] = OrderedDict()
-        self.idle_tenants: dict[str, None] = {}  # those without jobs
+        self.era = 0  # one lasts for `idle_out_s`
+        self.idle_tenants: dict[str, int] = {}  # those without jobs, and since which era
         self.expiries: SortedSet[tuple[float, str, str]] = SortedSet()  # (until, job, lease)
         self.records: dict[int, Record] = {}
         self.by_id: OrderedDict[str, Record] = OrderedDict()
@@ -129,14 +132,19 @@ class Books:
         if tenant is None:
             config = self.config
             if len(self.tenants) >= config.max_tenants:
-                for idle in self.idle_tenants:
-                    del self.tenants[idle]
-                self.idle_tenants.clear()
+                self.drop_tenants(self.era)
             policy = make_online_policy(config.policy, self._cost, config.max_pages)
             holdings = Holdings(policy, self._survival, config.max_pages, config.max_contexts, config.page_tokens)
             tenant = self.tenants[name] = Tenant(holdings)
-            self.idle_tenants[name] = None
+            self.idle_tenants[name] = self.era
         return tenant
+
+    def drop_tenants(self, era: int) -> None:
+        """Forget the tenants that have had no jobs since that era or an earlier one."""
+        for name, since in list(self.idle_tenants.items()):
+            if since > era:
+                break
+            del self.tenants[name], self.idle_tenants[name]
 
     def job(self, job_id: str, now: float) -> Job:
         """The job of this id, a new one if there is none."""
@@ -155,11 +163,12 @@ class Books:
         tenant = self.tenant(job.id)
         tenant.jobs -= 1
         if not tenant.jobs:
-            self.idle_tenants[tenant_of(job.id)] = None
+            self.idle_tenants[tenant_of(job.id)] = self.era
 
     def enter(self, record: Record, job: Job) -> None:
         """A context is new."""
         self.records[record.number] = self.by_id[record.id] = job.contexts[record.id] = record
+        job.waiting += 1
         self.tenant(job.id).contexts[record.id] = record
 
     def touch(self, record: Record) -> None:
@@ -167,8 +176,14 @@ class Books:
         self.by_id.move_to_end(record.id)
         self.tenant(record.job).contexts.move_to_end(record.id)
 
+    def stand(self, record: Record, standing: str) -> None:
+        """A context stands so now."""
+        self.jobs[record.job].waiting += (record.standing == "ended") - (standing == "ended")
+        record.standing = standing
+
     def strike(self, record: Record) -> None:
         """A context is known no more."""
+        self.stand(record, "ended")
         del self.records[record.number], self.by_id[record.id]
         del self.jobs[record.job].contexts[record.id], self.tenant(record.job).contexts[record.id]
 
@@ -202,15 +217,6 @@ class Books:
     def drop_leases(self, job: Job) -> None:
         for lease_id in list(job.leases):
             self.drop_lease(job, lease_id)
-
-    def places(self, job: Job) -> set[tuple[str, str]]:
-        """The engines that hold something of a job, and what it is called there."""
-        return {(name, copy.local_job) for record in job.contexts.values() for name, copy in record.copies.items()}
-
-    def latest(self, job_id: str) -> Record | None:
-        """The job's context whose turn ended last."""
-        job = self.jobs.get(job_id)
-        return max(job.contexts.values(), key=lambda record: record.idle_since, default=None) if job else None
 
     def missing_s(self, engine: Engine, runs: Iterable[Run], tokens: int) -> float:
         """Seconds of prefill on an engine for what of [0, tokens) is in none of the runs."""
@@ -254,6 +260,13 @@ class Books:
         _equal("contexts of jobs", sum(len(job.contexts) for job in self.jobs.values()), len(self.by_id))
         of_engines = sum(len(engine.copies) for engine in self.engines.values())
         _equal("copies", sum(len(record.copies) for record in self.by_id.values()), of_engines)
+        for job in self.jobs.values():
+            copies = [copy for record in job.contexts.values() for copy in record.copies.values()]
+            _equal(f"copies of {job.id}", len(copies), job.places.total())
+            waiting = sum(record.standing != "ended" for record in job.contexts.values())
+            _equal(f"contexts of {job.id} that have not ended", waiting, job.waiting)
+            if job.places.keys() != {(copy.engine, copy.local_job) for copy in copies}:
+                raise CheckFailed(f"{job.id} has copies in other places than {list(job.places)}")
         _equal("leases that expire", sum(len(job.leases) for job in self.jobs.values()), len(self.expiries))
         if len(self.by_id) > self.config.max_contexts or self.pages > self.config.max_pages:
             raise CheckFailed(f"{len(self.by_id)} contexts or {self.pages} pages are over their bounds")

@@ -1,5 +1,6 @@
 """What engines hold, as they show it: contexts come, run, rest, and go."""
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 
@@ -62,7 +63,7 @@ class Census:
         if record.home == engine.name:  # an overtaken copy may stand as it did long ago
             if state.standing == "ended" != record.standing:
                 tenant.holdings.end(record, now)
-            record.standing = state.standing
+            books.stand(record, state.standing)
         if copy.tokens > before:
             books.over.add(tenant_of(record.job))
         if job.leases and (newest or before == 0):
@@ -80,6 +81,7 @@ class Census:
             self._books.enter(record, job)
         copy = Held(engine.name, record, state.id, state.job, depth=state.depth, length=state.tokens)
         engine.copies[state.id] = record.copies[engine.name] = copy
+        job.places[engine.name, state.job] += 1
         return copy
 
     def _names(self, engine: Engine, state: ContextState, ran: bool) -> tuple[str, str]:
@@ -105,7 +107,7 @@ class Census:
 
     def _rested(self, engine: Engine, record: Record, job: Job, now: float) -> None:
         """A context is idle here: copies that its latest turn has overtaken are spare, and an end is everybody's."""
-        if all(one.standing == "ended" for one in job.contexts.values()):
+        if not job.waiting:
             self._dispatch.end(job, now, told_by=engine.name)
         if self._books.config.duplicates and not record.running:
             for copy in record.copies.values():
@@ -124,6 +126,9 @@ class Census:
         tenant.holdings.drop(copy, now)
         self._books.pages += tenant.holdings.pages - pages
         del record.copies[engine.name]
+        places = self._books.jobs[record.job].places
+        places[engine.name, copy.local_job] -= 1
+        places += Counter()  # without what is not there any more
         if record.home == engine.name:
             record.home = max(record.copies, key=lambda name: record.copies[name].tokens, default=None)
         if not record.copies:

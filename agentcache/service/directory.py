@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from msgspec.structs import replace
 
-from agentcache.api.messages import Action, Answer, Explanation, Parameters, Placement, Reply, Report, Snapshot
+from agentcache.api.messages import Action, Answer, Explanation, Parameters, Reply, Report, Snapshot
 from agentcache.service import views
 from agentcache.service.actions import Actions
 from agentcache.service.books import QUEUE, Books, DirectoryConfig, Engine
@@ -134,15 +134,6 @@ class Directory:
         self._upkeep.tick(self._clock.at(now))
 
     # Looking
-
-    def place(self, tenant: str, job: str, now: float, prompt_tokens: int | None = None) -> list[Placement]:
-        """What the next turn of a job would have to rebuild on each engine, least first, its home first among equals.
-
-        Without `prompt_tokens` the prompt is taken to be as long as the job's latest context. An unknown job has no
-        home and rebuilds everything everywhere.
-        """
-        self._clock.at(now)
-        return views.place(self._books, tenant, job, prompt_tokens)
 
     def snapshot(self, tenant: str | None, limit: int, now: float) -> Snapshot:
         """What is known now, of one tenant or (None) of all; at most `limit` contexts, the latest first."""

@@ -36,21 +36,21 @@ class Dispatch:
         self._books.drop_leases(job)
         holdings = self._books.tenant(job.id).holdings
         for record in job.contexts.values():
-            record.standing = "ended"
+            self._books.stand(record, "ended")
             holdings.end(record, now)
         self.release(job, "job ended", told_by)
         self._books.count("jobs_ended")
 
     def release(self, job: Job, why: str, told_by: str | None = None) -> None:
         """Tell all engines that hold something of a job, but the one that said so, to give up its place."""
-        for name, local_job in sorted(self._books.places(job)):
+        for name, local_job in sorted(job.places):
             if name != told_by:
                 self._send(self._books.engines[name], Release(self._next(), local_job, why))
                 self._books.note(job.id, f"release in {name}: {why}")
 
     def retain(self, job: Job, ttl_s: float, keep_priority: int) -> None:
         """Tell all engines that hold something of a job of a lease."""
-        for name, local_job in sorted(self._books.places(job)):
+        for name, local_job in sorted(job.places):
             self._send(self._books.engines[name], Retain(self._next(), local_job, ttl_s, keep_priority, "lease"))
 
     def retain_copy(self, engine: Engine, copy: Held, job: Job, now: float) -> None:
@@ -72,11 +72,11 @@ class Dispatch:
                     self._send(engine, Release(self._next(), copy.local_job, "job ended"))
 
     def tool_began(self, job: Job, tool: str, expected_s: float | None) -> None:
-        for name, local_job in sorted(self._books.places(job)):
+        for name, local_job in sorted(job.places):
             self._send(self._books.engines[name], ToolBegan(self._next(), local_job, tool, expected_s))
 
     def tool_ended(self, job: Job, tool: str) -> None:
-        for name, local_job in sorted(self._books.places(job)):
+        for name, local_job in sorted(job.places):
             self._send(self._books.engines[name], ToolEnded(self._next(), local_job, tool))
 
     def _send(self, engine: Engine, command: Command) -> None:

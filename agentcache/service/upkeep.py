@@ -16,7 +16,7 @@ class Upkeep:
 
     def __init__(self, books: Books, census: Census, dispatch: Dispatch, pauses: PauseExchange) -> None:
         self._books, self._census, self._dispatch, self._pauses = books, census, dispatch, pauses
-        self._ticked_at = 0.0
+        self._ticked_at = self._era_began = 0.0
 
     def tick(self, now: float) -> None:
         config = self._books.config
@@ -30,6 +30,10 @@ class Upkeep:
                     engine.resync = True
             self._expire(now)
             self._age(now)
+            if now - self._era_began >= config.idle_out_s:
+                self._era_began = now
+                self._books.era += 1
+                self._books.drop_tenants(self._books.era - 2)
         for name in list(self._books.over):
             self._keep_budget(name, now)
         self._books.over.clear()

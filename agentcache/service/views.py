@@ -1,4 +1,4 @@
-"""Looking into the directory's books: where a turn could go, what is known, and why."""
+"""Looking into the directory's books: what is known, and why."""
 
 from itertools import islice
 
@@ -7,36 +7,12 @@ from agentcache.api.messages import (
     Copy,
     EngineView,
     Explanation,
-    Placement,
     Snapshot,
     TenantView,
     scoped,
 )
 from agentcache.service.books import Books, Engine
 from agentcache.service.holdings import Record
-
-
-def place(books: Books, tenant: str, job: str, prompt_tokens: int | None) -> list[Placement]:
-    """What the next turn of a job would have to rebuild on each engine, least first, its home first among equals.
-
-    Without `prompt_tokens` the prompt is taken to be as long as the job's latest context. An unknown job has no
-    home and rebuilds everything everywhere.
-    """
-    record = books.latest(scoped(tenant, job))
-    tokens = prompt_tokens if prompt_tokens is not None else record.tokens if record else 0
-    placements = []
-    for engine in books.engines.values():
-        copy = record.copies.get(engine.name) if record else None
-        placements.append(
-            Placement(
-                engine=engine.name,
-                resident_tokens=copy.tokens if copy else 0,
-                rebuild_s=books.missing_s(engine, copy.runs if copy else (), tokens),
-                home=record is not None and record.home == engine.name,
-                waiting_rebuild_s=engine.waiting_rebuild_s,
-            )
-        )
-    return sorted(placements, key=lambda placement: (placement.rebuild_s, not placement.home, placement.engine))
 
 
 def snapshot(books: Books, tenant: str | None, limit: int, now: float) -> Snapshot:

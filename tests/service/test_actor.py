@@ -109,9 +109,10 @@ def test_clients_and_operators(courier: Callable[[bytes], bytes], namespace: str
     granted = ray.get(service.apply.remote(RetainJob(job="job", ttl_s=100.0, request_id="r"), "t"))
     assert (granted.outcome, granted.granted_s, granted.request_id) == ("clipped", 60.0, "r")
     assert ray.get(service.apply.remote(EndJob(job="job"), "thief")).outcome == "missing"
-    (placement,) = ray.get(service.place.remote("t", "job"))
-    assert (placement.engine, placement.home, placement.rebuild_s) == ("a", True, 0.0)
-    assert ray.get(service.explain.remote("t", "job")).leases.keys() == {granted.lease}
+    told = ray.get(service.explain.remote("t", "job"))
+    (copy,) = told.contexts[0].copies
+    assert (copy.engine, copy.home, copy.rebuild_s) == ("a", True, 0.0)
+    assert told.leases.keys() == {granted.lease}
     assert 10 << 20 < ray.get(service.snapshot.remote()).memory_bytes < 1 << 30
 
 

@@ -205,25 +205,11 @@ def test_one_request_id_is_carried_out_once() -> None:
     assert len(cluster.report("a").commands) == 1
 
 
-def test_placement_prices_what_is_missing_and_prefers_home() -> None:
-    cluster = Cluster(duplicates=False)
-    cluster.report("c")
-    cluster.turn("a", "job", 1000)
-    cluster.turn("b", "job", 1000)
-    first, second, third = cluster.directory.place("t", "job", cluster.now)
-    assert [first.engine, second.engine, third.engine] == ["b", "a", "c"]
-    assert (first.rebuild_s, first.home, second.rebuild_s, second.home) == (0.0, True, 0.0, False)
-    assert third.rebuild_s == pytest.approx(3.33e-5 * 1000 + 6.55e-10 * 1000**2)
-    longer = cluster.directory.place("t", "job", cluster.now, prompt_tokens=1500)
-    assert longer[0].rebuild_s == pytest.approx(3.33e-5 * 500 + 6.55e-10 * (1500**2 - 1000**2))
-    assert [one.rebuild_s for one in cluster.directory.place("t", "unknown", cluster.now)] == [0.0] * 3
-
-
 def test_a_hole_is_priced_where_it_lies() -> None:
     cluster = Cluster()
     cluster.report("a", idle("job", 1000, runs=((400, 700),)), c_lin=1.0, c_att=0.001)
-    (placement,) = cluster.directory.place("t", "job", cluster.now)
-    assert placement.rebuild_s == pytest.approx(700 + 0.001 * (400**2 + 1000**2 - 700**2))
+    (copy,) = cluster.directory.explain("t", "job", cluster.now).contexts[0].copies
+    assert copy.rebuild_s == pytest.approx(700 + 0.001 * (400**2 + 1000**2 - 700**2))
 
 
 def test_explain_says_what_returns_paid_and_what_was_decided() -> None:

@@ -211,7 +211,10 @@ def test_a_killed_replica_costs_no_request(app: App) -> None:
     async def stream(claude: anthropic.AsyncAnthropic, number: int) -> None:
         """A stream as the official client sees it, to its end."""
         said: Any = [{"role": "user", "content": f"{number} forever"}]
-        asked = claude.messages.create(model="tiny-llama", max_tokens=900, temperature=0, messages=said, stream=True)
+        greedy = {"temperature": 0}  # no word that ends it is drawn
+        asked = claude.messages.create(
+            model="tiny-llama", max_tokens=900, messages=said, stream=True, extra_body=greedy
+        )
         try:
             async for event in await asked:
                 begun.append(number) if event.type == "message_start" else None
@@ -230,7 +233,8 @@ def test_a_killed_replica_costs_no_request(app: App) -> None:
             claude = anthropic.AsyncAnthropic(base_url=app.url, api_key="key-red", max_retries=0, http_client=web)
             running = [asyncio.create_task(stream(claude, number)) for number in range(6)]
             while len(begun) < 6:
-                await asyncio.sleep(0.01)
+                await asyncio.wait(running, timeout=0.01)
+                assert not any(task.done() and task.exception() for task in running)
             running += [asyncio.create_task(turn(number)) for number in range(16)]
             await asyncio.sleep(0.3)
             os.kill(killed, signal.SIGKILL)
