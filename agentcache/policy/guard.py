@@ -141,13 +141,13 @@ class Guard:
                 )
             case TurnFinished(turn, keys):
                 self._open.pop(turn, None)  # some hosts do not say that turns are scheduled
-                if held := self._held.pop(turn, None):
-                    chain, whole = held
+                if given := self._held.pop(turn, None):
+                    chain, whole = given
                     self._shadow.release(keys[: self._shadow.hold(keys)] if whole else chain)
             case TurnAborted(turn):
                 self._open.pop(turn, None)
-                if held := self._held.pop(turn, None):
-                    self._shadow.release(held[0])
+                if given := self._held.pop(turn, None):
+                    self._shadow.release(given[0])
             case PoolResized(blocks):
                 self._shadow.capacity_blocks = max(blocks // self._sample, 1)
         return False

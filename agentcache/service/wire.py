@@ -92,7 +92,8 @@ class _Door(asyncio.Protocol):
             self._task = None
 
     async def _out(self, part: Head | bytes) -> None:
-        self._transport.write(frame(_encode(part) if isinstance(part, Head) else part))
+        if part:  # an empty frame is the end
+            self._transport.write(frame(_encode(part) if isinstance(part, Head) else part))
         await self._writable.wait()
 
 

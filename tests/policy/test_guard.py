@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from agentcache.cost import CostModel, CostProfile
-from agentcache.model import Key, PoolResized, TurnAborted, TurnArrived, TurnFinished, TurnScheduled
+from agentcache.model import Key, PoolResized, Stop, TurnAborted, TurnArrived, TurnFinished, TurnScheduled
 from agentcache.policy.guard import FEWEST_TURNS, SAMPLED_FROM_BLOCKS, WINDOW_TURNS, Guard, ShadowLru
 
 COST = CostModel(CostProfile(c_lin=1e-3, c_att=1e-9), 16)
@@ -118,3 +118,15 @@ def test_a_large_pool_is_sampled() -> None:
         guard.observe(TurnScheduled(f"t{i}", 33, 0, 0, 0, ((0, 33),)))
     one = COST.segments_seconds([(0, 33)])
     assert 2 <= guard.paid_s / one <= 30, "about one job in 16"
+
+
+def test_turns_that_are_over_leave_nothing_whether_or_not_they_were_scheduled() -> None:
+    """A host may never say that a turn was scheduled, or with nothing to compute; aborted ones release nothing."""
+    guard = Guard(COST, 64)
+    for number in range(200):
+        turn, keys = f"{number}", chain("ab")
+        guard.observe(TurnArrived(turn, keys, "j", "c"))
+        if number % 4 == 1:
+            guard.observe(TurnScheduled(turn, 32, 32, 0, 0))
+        guard.observe(TurnAborted(turn) if number % 2 else TurnFinished(turn, keys, Stop.TOOL_USE))
+    assert not guard._open and not guard._held and not guard._shadow._releases

@@ -32,6 +32,7 @@ class Place:
         self.calls.append((call, plan))
         try:
             await out(HEAD)
+            await out(b"")
             for number in range(1, self.pieces):
                 await out(b"%d," % number)
                 await asyncio.sleep(0)
