@@ -48,7 +48,7 @@ def doctor(
     if json_path:
         write_json(json_path, found)
     _show(found)
-    if not found["active"] or (found["model"] and found["model"]["mode"] is None):
+    if not found["active"] or (found["model"] and found["model"]["mode"] not in ("fused", "sequential")):
         raise typer.Exit(1)
 
 
@@ -129,8 +129,10 @@ def _show(found: dict[str, Any]) -> None:
 
 
 def _verdict(model: dict[str, Any]) -> str:
+    by = f" by the rule '{model['rule']}'" if model["rule"] else ""
+    if model["mode"] == "stock":
+        return f"{model['name']} is left to stock prefix caching{by}: {model['why']}."
     if model["mode"] is None:
-        by = f" by the rule '{model['rule']}'" if model["rule"] else ""
         hint = f"\nhint: {model['hint']}" if model["hint"] else ""
         return f"{model['name']} is refused{by}: {model['why']}.{hint}"
     because = f": {model['why']}" if model["why"] else ""

@@ -4,8 +4,6 @@ from typing import Any
 
 import agentcache
 from agentcache.cost.model import CostModel
-from agentcache.cost.prior import ModelShape, flop_prior
-from agentcache.cost.profile import CostProfile
 from agentcache.policy import make_online_policy
 from agentcache.policy.admission import parse_admission
 from agentcache.policy.base import Retains
@@ -27,15 +25,11 @@ from agentcache.vllm_plugin.kv_manager import HoleFillingManager, ResidencyKVCac
 from agentcache.vllm_plugin.leases import Leased
 from agentcache.vllm_plugin.link import Link
 from agentcache.vllm_plugin.pacing import Pacer
+from agentcache.vllm_plugin.prices import starting_profile
 from agentcache.vllm_plugin.refusals import why_not_fused
 from agentcache.vllm_plugin.waiting import RankedQueue
 
 logger = init_logger(__name__)
-
-
-def model_name(model: str) -> str:
-    """What a profile calls the model: the last part of its hub name or folder, wherever that stands."""
-    return model.rstrip("/").rpartition("/")[2]
 
 
 def attach(scheduler: Any, options: EngineOptions) -> Host:
@@ -46,12 +40,7 @@ def attach(scheduler: Any, options: EngineOptions) -> Host:
     """
     config = scheduler.vllm_config
     rule = parse_chunking(options.chunking)
-    profile = (
-        CostProfile.load(options.profile)
-        if options.profile
-        else flop_prior(ModelShape.from_hf_config(config.model_config.hf_text_config.to_dict()))
-    )
-    profile.check_for(model_name(config.model_config.model), scheduler.block_size)
+    profile = starting_profile(options.profile, config.model_config, scheduler.block_size)
     capacity = scheduler.kv_cache_manager.block_pool.num_gpu_blocks - 1  # one is vLLM's null block
     cost = CostModel(profile, scheduler.block_size)
     policy = make_online_policy(options.policy, cost, capacity)

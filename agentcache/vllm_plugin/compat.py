@@ -180,7 +180,8 @@ def backends_of(runner: Any) -> list[type]:
 def kv_groups(config: Any) -> list[Any]:
     """The KV groups of a configured model, as an engine would have them, without its weights and without an engine.
 
-    The model is built on torch's meta device, as one rank; to be called once in a process, which is its own group then.
+    The model is built as one rank on torch's meta device, or in memory that is never written to where it computes while
+    it is built; to be called once in a process, which is its own group then.
     """
     torch = import_module("torch")
     parallel = import_module("vllm.distributed.parallel_state")
@@ -191,8 +192,15 @@ def kv_groups(config: Any) -> list[Any]:
     with settings.set_current_vllm_config(config), tempfile.NamedTemporaryFile() as meeting:
         parallel.init_distributed_environment(1, 0, f"file://{meeting.name}", 0, "gloo")
         parallel.ensure_model_parallel_initialized(1, 1)
-        with dtypes.set_default_torch_dtype(config.model_config.dtype), torch.device("meta"):
-            loader.initialize_model(config)
+        for device in ("meta", "cpu"):
+            try:
+                with dtypes.set_default_torch_dtype(config.model_config.dtype), torch.device(device):
+                    loader.initialize_model(config)
+                break
+            except NotImplementedError:  # a layer reads what it has just computed (ALiBi's slopes)
+                if device == "cpu":
+                    raise
+                config.compilation_config.static_forward_context.clear()
         specs = {}
         for name, layer in settings.get_layers_from_vllm_config(config, layer_class).items():
             shares = getattr(layer, "kv_sharing_target_layer_name", None)

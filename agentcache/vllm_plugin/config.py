@@ -66,11 +66,15 @@ def load_options(additional_config: Any) -> EngineOptions:
     return options
 
 
-def check_options(options: EngineOptions) -> None:
-    """Try what an engine would do with the options at start-up, before one is started. Raises `ConfigError`."""
+def check_options(options: EngineOptions, profile: CostProfile | None = None) -> None:
+    """Try what an engine would do with the options at start-up, before one is started. Raises `ConfigError`.
+
+    `profile`: what a model's prices are, where they are known.
+    """
     parse_admission(options.admission)
     parse_chunking(options.chunking)
     if options.service is not None:
         parse_service(options.service)
-    profile = CostProfile.load(options.profile) if options.profile else CostProfile(c_lin=1.0, c_att=1.0)
+    if profile is None:
+        profile = CostProfile.load(options.profile) if options.profile else CostProfile(c_lin=1.0, c_att=1.0)
     make_online_policy(options.policy, CostModel(profile, block_size=16), capacity_blocks=1)

@@ -37,31 +37,40 @@ def examine() -> dict[str, Any]:
 def judge(model: str, flags: Sequence[str] = ()) -> dict[str, Any]:
     """Whether AgentCache serves a model with these flags of vLLM's server, and in which mode; no weights are read.
 
-    `mode` is fused, sequential (then `why` says why not fused) or None: refused, and `rule` and `why` say by what.
+    `mode` is fused, sequential (then `why` says why not fused), stock (left to vLLM as asked for, by the rule named) or
+    None: refused, and `rule` and `why` say by what.
     """
     from agentcache.vllm_plugin.cpu_env import prepare
 
     prepare(threads=1)
     from vllm import EngineArgs
 
+    from agentcache.errors import AgentCacheError
     from agentcache.vllm_plugin import compat
-    from agentcache.vllm_plugin.config import load_options
+    from agentcache.vllm_plugin.config import check_options, load_options
     from agentcache.vllm_plugin.models import served_model
+    from agentcache.vllm_plugin.prices import starting_profile
     from agentcache.vllm_plugin.refusals import Setup, refusal, why_not_fused
     from agentcache.vllm_plugin.serve import server_argv
 
     parser = EngineArgs.add_cli_args(compat.argument_parser())
     known, _ = parser.parse_known_args([*server_argv(served_model(model), {}, flags)[3:], "--skip-tokenizer-init"])
     config = EngineArgs.from_cli_args(known).create_engine_config()
-    setup = Setup(config, [], config.cache_config.block_size)
-    found = refusal(setup, early=True)
-    if not found:
-        found = refusal(Setup(config, compat.kv_groups(config), setup.hash_block_size))
-    if found:
-        rule, value = found
-        return {"mode": None, "rule": rule.name, "why": f"{value}, and {rule.sentence}", "hint": rule.hint}
-    asked = load_options(config.additional_config).mode
-    reason = why_not_fused(config) if asked == "fused" else "it was asked for"
+    # What a start does, in its order: the options, the rules, the prices, and with them the policy.
+    try:
+        options = load_options(config.additional_config)
+        setup = Setup(config, [], config.cache_config.block_size)
+        found = refusal(setup, early=True)
+        if not found:
+            found = refusal(Setup(config, compat.kv_groups(config), setup.hash_block_size))
+        if found:
+            rule, value = found
+            left = "stock" if options.on_unsupported == "stock" else None
+            return {"mode": left, "rule": rule.name, "why": f"{value}, and {rule.sentence}", "hint": rule.hint}
+        check_options(options, starting_profile(options.profile, config.model_config, setup.hash_block_size))
+    except AgentCacheError as error:
+        return {"mode": None, "rule": None, "why": error.message, "hint": error.hint}
+    reason = why_not_fused(config) if options.mode == "fused" else "it was asked for"
     return {"mode": "sequential" if reason else "fused", "rule": None, "why": reason, "hint": None}
 
 

@@ -37,7 +37,7 @@ class _Load:
     output: SchedulerOutput
     start_s: float
     event: StepTimed  # without its time
-    starting: list[str]  # requests whose first token this step gives
+    starting: list[str]  # requests whose first token this step gives, and that have not ended since
 
 
 class Pacer:
@@ -132,6 +132,8 @@ class Pacer:
         self._mind_overhead()
         pairs = float(sum(end * end - start * start for start, end in prefills))
         predicted = self.cost.step_seconds(prefills, decodes, context, linked) if self.cost else None
+        if predicted is not None and not math.isfinite(predicted):
+            predicted = None
         event = StepTimed(
             math.nan, sum(e - p for p, e in prefills), pairs, decodes, context, len(prefills), linked, predicted
         )
@@ -169,11 +171,18 @@ class Pacer:
         # Where vLLM schedules ahead, a step begins when the one before it ends.
         event = replace(load.event, seconds=now - max(load.start_s, before))
         self._host.observe(event)
-        self._learn(event)
+        try:
+            self._learn(event)
+        except Exception:  # a time that no fit can do anything with: an estimate must not be a step's end
+            self._start_over()
 
     def forget(self, request: Request) -> None:
-        """The request has ended."""
-        self._first_token_s.pop(request.request_id, None)
+        """The request has ended, which it may do in the very step that gives its first token."""
+        name = request.request_id
+        self._first_token_s.pop(name, None)
+        for load in self._pending:
+            if name in load.starting:
+                load.starting.remove(name)
 
     # What is learnt
 
@@ -202,6 +211,16 @@ class Pacer:
                 seen.clear()
             self.refiner = Refiner(learnt)
             self._follow(learnt)
+
+    def _start_over(self) -> None:
+        """What was learnt has led nowhere: drop it, and price as before."""
+        if "failed" not in self._said:
+            self._said.add("failed")
+            logger.exception("AgentCache: the times of steps could not be learnt from; prices stay as they are")
+        for seen in self._learning:
+            seen.clear()
+        if self.refiner:
+            self.refiner = Refiner(self.refiner.measured)
 
     def _follow(self, profile: CostProfile) -> None:
         """Price by this profile from now on; tell the policy if its prices have moved."""

@@ -132,6 +132,11 @@ def test_whatever_the_engine_does_there_is_a_finding(
             1,
             "m is refused by the rule 'MLA': the model has MLA, and so on.\nhint: serve another",
         ),
+        (
+            {"mode": "stock", "rule": "MLA", "why": "the model has MLA, and so on", "hint": "serve another"},
+            1,
+            "m is left to stock prefix caching by the rule 'MLA': the model has MLA, and so on.",
+        ),
     ],
 )
 def test_a_model_is_served_in_a_mode_or_refused_by_a_rule(
@@ -177,3 +182,28 @@ def test_a_model_is_judged_with_its_flags(tmp_path: Path) -> None:
     sequential = json.dumps({"agentcache": {"mode": "sequential"}})
     judged = doctor._judged(str(tmp_path), ["--port", "80", "--additional-config", sequential])
     assert judged == {"mode": "sequential", "rule": None, "why": "it was asked for", "hint": None}
+
+
+@pytest.mark.vllm
+def test_a_model_is_judged_by_what_a_start_does(tmp_path: Path) -> None:
+    """A family with other names for its sizes, whose layers compute while they are built; and its prices."""
+    pytest.importorskip("vllm", reason="the engine is vLLM's")
+    from agentcache.cost import CostProfile
+    from tests.vllm_plugin.families import build
+
+    folder = build("bloom", tmp_path / "bloom", weights=False)
+    assert doctor._judged(folder, [])["mode"] == "fused"
+    CostProfile(c_lin=1e-5, c_att=1e-9, model="another", n_points=20).save(tmp_path / "profile.json")
+    options = {"profile": str(tmp_path / "profile.json")}
+    judged = doctor._judged(folder, ["--additional-config", json.dumps({"agentcache": options})])
+    assert judged["mode"] is None
+    assert judged["why"].startswith("the cost profile was measured with model another, the engine runs bloom")
+
+
+@pytest.mark.vllm
+def test_a_model_that_may_be_left_to_stock_is(tmp_path: Path) -> None:
+    pytest.importorskip("vllm", reason="the engine is vLLM's")
+    (tmp_path / "config.json").write_text(json.dumps(BIG))
+    stock = json.dumps({"agentcache": {"on_unsupported": "stock"}})
+    judged = doctor._judged(str(tmp_path), ["--additional-config", stock])
+    assert (judged["mode"], judged["rule"]) == ("stock", "not one full-attention group")

@@ -1,8 +1,11 @@
 """The prior counts the parameters and the attention of a decoder as its authors do."""
 
+from typing import Any
+
 import pytest
 
-from agentcache.cost import CostModel, ModelShape, flop_prior
+from agentcache.cost import CostModel, ModelShape, flop_prior, prior_of
+from agentcache.cost.prior import USUAL
 from agentcache.errors import ConfigError
 
 LLAMA_8B = {
@@ -57,7 +60,41 @@ def test_text_part_of_a_multimodal_config() -> None:
     assert ModelShape.from_hf_config({"text_config": LLAMA_8B}) == ModelShape.from_hf_config(LLAMA_8B)
 
 
-@pytest.mark.parametrize("broken", [{"hidden_size": None}, {"num_hidden_layers": "many"}, {"intermediate_size": 0}])
+@pytest.mark.parametrize("broken", [{"hidden_size": None}, {"num_hidden_layers": "many"}, {"num_attention_heads": 0}])
 def test_a_config_without_sizes_is_refused(broken: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=next(iter(broken))):
         ModelShape.from_hf_config(LLAMA_8B | broken)
+
+
+@pytest.mark.parametrize("config", [{}, LLAMA_8B | {"hidden_size": None}, {"text_config": [1]}, {"n_layer": 2}])
+def test_without_sizes_there_is_a_prior_all_the_same_and_a_warning(config: dict[str, Any]) -> None:
+    heard: list[str] = []
+    assert prior_of(config, heard.append) == flop_prior(USUAL)
+    (why,) = heard
+    assert "stand in" in why
+
+
+def test_a_config_with_sizes_warns_of_nothing() -> None:
+    assert prior_of(LLAMA_8B, pytest.fail) == flop_prior(ModelShape.from_hf_config(LLAMA_8B))
+
+
+@pytest.mark.parametrize(
+    ("config", "parameters"),
+    [
+        # Their authors' sizes; two matrices of four widths and four of one where nothing else is said.
+        ({"n_layer": 12, "n_embd": 768, "n_head": 12, "n_inner": None}, 12 * 12 * 768**2),  # GPT-2
+        ({"n_layer": 30, "hidden_size": 4096, "n_head": 32}, 30 * 12 * 4096**2),  # BLOOM-7B
+        (
+            {"num_hidden_layers": 32, "hidden_size": 4544, "num_attention_heads": 71, "multi_query": True},
+            32 * (2 * 4544**2 + 2 * 4544 * 64 + 8 * 4544**2),  # Falcon-7B: one head of keys
+        ),
+        (
+            {"n_layers": 40, "d_model": 6144, "n_heads": 48, "attn_config": {"kv_n_heads": 8}}
+            | {"ffn_config": {"ffn_act_fn": {"name": "silu"}, "ffn_hidden_size": 10752, "moe_top_k": 4}},
+            40 * (2 * 6144**2 + 2 * 6144 * 1024 + 3 * 6144 * 4 * 10752),  # DBRX: 36 billion of 132 are active
+        ),
+    ],
+    ids=["gpt2", "bloom", "falcon", "dbrx"],
+)
+def test_other_families_call_their_sizes_otherwise(config: dict[str, Any], parameters: int) -> None:
+    assert ModelShape.from_hf_config(config).active_parameters == parameters

@@ -66,7 +66,7 @@ def main() -> None:
 
     engine = LLMEngine.from_engine_args(
         EngineArgs(
-            model_dir("tiny-llama"),
+            model_dir(spec.get("model", "tiny-llama")),
             dtype="float32",
             max_model_len=1024,
             enforce_eager=True,

@@ -1,7 +1,10 @@
 """What the pacer learns from steps: a profile where there was none, and prices that the policy hears of."""
 
+import math
 import random
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -54,3 +57,55 @@ def test_the_policy_hears_of_prices_that_have_moved_and_of_no_others() -> None:
     assert pacer.cost.a == pytest.approx(told.a, rel=0.05)
     residency.check()
     assert len(residency.victims(20, 2.0) or []) == 20
+
+
+def test_who_ends_with_its_first_token_leaves_nothing() -> None:
+    """vLLM frees a request while it works an output in, which is before the pacer hears that the step is over."""
+    pacer, _ = paced(TRUE, measured=True)
+    scheduler: Any = SimpleNamespace(running=[], requests={}, max_num_scheduled_tokens=256)
+    for number in range(100):
+        request: Any = SimpleNamespace(request_id=f"r{number}", num_computed_tokens=0, num_tokens=64)
+        scheduler.requests[request.request_id] = request
+        outputs: list[Any] = []
+        for _ in range(2):  # one more step is scheduled before the first one's output is back
+            pacer.open()
+            pacer.chunk(scheduler, request, 0, [(0, 64)])
+            outputs.append(SimpleNamespace(num_scheduled_tokens={request.request_id: 64}))
+            pacer.scheduled(scheduler, outputs[-1])
+        if number % 2:
+            pacer.finished(outputs[0])
+        del scheduler.requests[request.request_id]
+        pacer.forget(request)
+        for output in outputs[number % 2 :]:
+            pacer.finished(output)
+    assert not pacer._first_token_s
+    assert not pacer._pending
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_an_estimate_that_fails_ends_no_step(measured: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def singular(*_: Any) -> Any:
+        raise RuntimeError("Maximum number of iterations reached.")
+
+    pacer, residency = paced(TRUE, measured=measured)
+    prices = pacer.cost and pacer.cost.profile
+    monkeypatch.setattr("agentcache.vllm_plugin.pacing.calibrate", singular)
+    if measured:
+        pacer.refiner._information[:] = math.nan  # type: ignore[union-attr]
+    scheduler: Any = SimpleNamespace(running=[], requests={}, max_num_scheduled_tokens=256)
+    rng = random.Random(1)
+    for _ in range(60):
+        pacer.open()
+        request: Any = SimpleNamespace(request_id="r", num_computed_tokens=0, num_tokens=64)
+        scheduler.requests["r"] = request
+        prefill = rng.random() < 0.6
+        if prefill:
+            pacer.chunk(scheduler, request, 0, [(0, 64)])
+        output: Any = SimpleNamespace(num_scheduled_tokens={"r": 64 if prefill else 1})
+        pacer._steps = 15  # every step is timed
+        pacer.scheduled(scheduler, output)
+        pacer._host.now += rng.random()
+        pacer.finished(output)
+    assert (pacer.cost and pacer.cost.profile) == prices
+    assert all(map(math.isfinite, pacer.refiner.factors.values())) if pacer.refiner else not measured
+    residency.check()

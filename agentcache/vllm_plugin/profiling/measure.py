@@ -12,8 +12,8 @@ from typing import Any
 from agentcache.cost import CostProfile
 from agentcache.errors import EngineError
 from agentcache.model import Event, StepTimed
-from agentcache.vllm_plugin.attach import model_name
 from agentcache.vllm_plugin.inspect import EngineView
+from agentcache.vllm_plugin.prices import model_name
 from agentcache.vllm_plugin.profiling.grid import DECODES, Phase, Shape
 from agentcache.vllm_plugin.serve import on_cpu, plugin_args
 

@@ -1,6 +1,7 @@
 """Checks everything that a replay will need before its first engine starts, and turns it into runs."""
 
 import json
+import sys
 from collections.abc import Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,7 @@ from typing import Any
 import msgspec
 
 from agentcache.cost import CostModel
-from agentcache.cost.prior import ModelShape, flop_prior
+from agentcache.cost.prior import ModelShape, flop_prior, prior_of
 from agentcache.cost.profile import CostProfile
 from agentcache.errors import AgentCacheError, ConfigError, InputError
 from agentcache.policy import make_policy, names, parse_spec
@@ -207,16 +208,21 @@ def _live(options: Options) -> Target:
             f"--block-size is {size}, expected a multiple of 32: vLLM's CPU attention has no others; "
             "nothing was started",
         )
-    from agentcache.vllm_plugin.attach import model_name
     from agentcache.vllm_plugin.models import model_dir
+    from agentcache.vllm_plugin.prices import model_name
 
     folder = model_dir(options.model or MODEL)
     config = model_config(folder)
     limit = config.get("max_position_embeddings")
-    profile = CostProfile.load(options.profile) if options.profile else flop_prior(ModelShape.from_hf_config(config))
+    profile = CostProfile.load(options.profile) if options.profile else prior_of(config, warn)
     profile.check_for(model_name(folder), size)
     name = str(options.profile.resolve()) if options.profile else None
     return Target(folder, _vocabulary(folder, config), limit if isinstance(limit, int) else None, profile, name)
+
+
+def warn(what: str) -> None:
+    """Say on stderr what a run goes on without."""
+    print(f"warning: {what}", file=sys.stderr)
 
 
 def _vocabulary(folder: str, config: dict[str, Any]) -> int:

@@ -15,15 +15,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from agentcache.cost import CostModel, CostProfile
-from agentcache.cost.prior import ModelShape, flop_prior
+from agentcache.cost import CostModel, CostProfile, prior_of
 from agentcache.errors import EngineError
 from agentcache_workloads.replay import flags, vllm_engine
 from agentcache_workloads.replay.command import write_whole
 from agentcache_workloads.replay.driven import Driven, drive
 from agentcache_workloads.replay.metrics import job_latency_s
 from agentcache_workloads.replay.plan import Plan, Selection
-from agentcache_workloads.replay.prepare import Options, model_config, prepare
+from agentcache_workloads.replay.prepare import Options, model_config, prepare, warn
 from agentcache_workloads.replay.provenance import commit, describe_host, describe_trace
 from agentcache_workloads.replay.render import Renderer
 from agentcache_workloads.replay.simulate import shuffled, simulate
@@ -142,11 +141,7 @@ def compare(spec: RunSpec, plan: Plan, advance: Callable[[int], None]) -> Row:
         raise EngineError(f"turn {failed.turn} failed in the live run: {failed.error}; there is nothing to compare")
     jobs = shuffled(plan.jobs, spec.seed)
     renderer = Renderer(plan.meta, spec.tokens_per_block, spec.vocab_size, spec.seed)
-    price = (
-        CostProfile.load(spec.profile)
-        if spec.profile
-        else flop_prior(ModelShape.from_hf_config(model_config(spec.model)))
-    )
+    price = CostProfile.load(spec.profile) if spec.profile else prior_of(model_config(spec.model), warn)
     driven = drive(
         live.steps,
         live.calls,
