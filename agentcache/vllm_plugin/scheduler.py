@@ -1,14 +1,15 @@
 """The scheduler classes that switch AgentCache on: stock vLLM scheduling over a residency that keeps contexts.
 
 Named to vLLM by `--scheduler-cls`. There are two because a subclass of `Scheduler` alone would silently turn
-vLLM's asynchronous scheduling off.
+vLLM's asynchronous scheduling off. Which of them runs is known only when vLLM has made up its mind, out of platform,
+executor, parallelism and flags: so the engine's own configuration picks it, not who names it.
 """
 
 from typing import Any
 
 from agentcache.errors import Unsupported
 from agentcache.vllm_plugin.attach import attach
-from agentcache.vllm_plugin.compat import AsyncScheduler, Request, Scheduler, SchedulerOutput, init_logger
+from agentcache.vllm_plugin.compat import AsyncScheduler, Request, Scheduler, SchedulerOutput, VllmConfig, init_logger
 from agentcache.vllm_plugin.config import load_options
 from agentcache.vllm_plugin.gauges import gauge
 from agentcache.vllm_plugin.holes import SEGMENTS
@@ -143,8 +144,12 @@ class ResidencyScheduling:
 
 
 class AgentCacheScheduler(ResidencyScheduling, Scheduler):
-    """`--scheduler-cls agentcache.vllm_plugin.scheduler.AgentCacheScheduler`"""
+    """`--scheduler-cls agentcache.vllm_plugin.scheduler.AgentCacheScheduler`: ahead of the device where vLLM is."""
+
+    def __new__(cls, vllm_config: VllmConfig, *args: Any, **kwargs: Any) -> "AgentCacheScheduler":
+        ahead = cls is AgentCacheScheduler and vllm_config.scheduler_config.async_scheduling
+        return super().__new__(AgentCacheAsyncScheduler if ahead else cls)
 
 
-class AgentCacheAsyncScheduler(ResidencyScheduling, AsyncScheduler):
-    """`--scheduler-cls agentcache.vllm_plugin.scheduler.AgentCacheAsyncScheduler`, where vLLM schedules ahead."""
+class AgentCacheAsyncScheduler(AgentCacheScheduler, AsyncScheduler):
+    """What runs where vLLM schedules ahead; named itself, it also serves an engine that does not."""

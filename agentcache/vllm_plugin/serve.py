@@ -37,30 +37,28 @@ def middlewares() -> list[str]:
     return sorted({point.value.replace(":", ".") for point in entry_points(group="agentcache.middleware")})
 
 
-def plugin_args(options: dict[str, Any], asynchronous: bool | None = None) -> dict[str, Any]:
+def plugin_args(options: dict[str, Any], asynchronous: bool = False) -> dict[str, Any]:
     """Engine arguments that switch AgentCache on, for this vLLM's platform.
 
-    `options` are those of `EngineOptions`. `asynchronous` picks the scheduler that runs ahead of the device; None:
-    where vLLM would, which is not on a CPU.
+    `options` are those of `EngineOptions`. The scheduler runs ahead of the device where vLLM decides so; `asynchronous`
+    names the one that always can, whatever vLLM decides: with one step in flight it does the same as the other.
     """
-    cpu = on_cpu()
-    ahead = not cpu if asynchronous is None else asynchronous
-    platform = "cpu_worker.AgentCacheCPUWorker" if cpu else "gpu_worker.AgentCacheGPUWorker"
+    platform = "cpu_worker.AgentCacheCPUWorker" if on_cpu() else "gpu_worker.AgentCacheGPUWorker"
     return {
-        "scheduler_cls": f"agentcache.vllm_plugin.scheduler.AgentCache{'Async' if ahead else ''}Scheduler",
+        "scheduler_cls": f"agentcache.vllm_plugin.scheduler.AgentCache{'Async' if asynchronous else ''}Scheduler",
         "worker_cls": f"agentcache.vllm_plugin.{platform}",
         "additional_config": {"agentcache": options},
     }
 
 
-def server_argv(model: str, options: dict[str, Any], flags: Sequence[str]) -> list[str]:
+def server_argv(model: str, options: dict[str, Any], flags: Sequence[str], answers_to: str | None = None) -> list[str]:
     """The command line of vLLM's OpenAI server for a model folder, with AgentCache on and the user's own flags.
 
-    A `--additional-config` of the user's is merged. Raises `ConfigError` for flags that contradict AgentCache.
+    It answers to `answers_to`, if given, and tells cached tokens; flags that say otherwise come later and win. A
+    `--additional-config` of the user's is merged. Raises `ConfigError` for flags that contradict AgentCache.
     """
     rest: list[str] = []
     additional: dict[str, Any] = {}
-    asynchronous = None
     given = iter(flags)
     for flag in given:
         name, equals, value = flag.partition("=")
@@ -78,8 +76,6 @@ def server_argv(model: str, options: dict[str, Any], flags: Sequence[str]) -> li
         if name == "--additional-config":
             additional = _parsed(value if equals else next(given, ""))
             continue
-        if name in ("--async-scheduling", "--no-async-scheduling"):
-            asynchronous = name == "--async-scheduling"
         rest.append(flag)
     theirs = additional.pop("agentcache", {})
     if twice := [key for key, value in options.items() if theirs.get(key, value) != value]:
@@ -88,7 +84,8 @@ def server_argv(model: str, options: dict[str, Any], flags: Sequence[str]) -> li
             f"{key} is {options[key]!r} by its flag and {theirs[key]!r} in --additional-config; nothing was started",
             hint="say it once",
         )
-    ours = plugin_args({**theirs, **options}, asynchronous)
+    ours = plugin_args({**theirs, **options})
+    told = ["--enable-prompt-tokens-details", *(["--served-model-name", answers_to] if answers_to else [])]
     return [
         sys.executable,
         "-m",
@@ -102,6 +99,7 @@ def server_argv(model: str, options: dict[str, Any], flags: Sequence[str]) -> li
         "--additional-config",
         json.dumps({**additional, **ours["additional_config"]}),
         *(word for name in middlewares() for word in ("--middleware", name)),
+        *([] if any(flag.startswith("--config") for flag in rest) else told),  # what is in that file would lose
         *rest,
     ]
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,17 +65,56 @@ def test_the_server_is_started_with_our_classes_and_the_users_flags(cpu: bool) -
     assert value_of(argv, "--worker-cls") == ours["worker_cls"]
 
 
-def test_each_platform_has_its_worker_and_the_gpu_schedules_ahead(cpu: bool) -> None:
+def test_each_platform_has_its_worker_and_vllm_decides_on_steps_ahead(cpu: bool) -> None:
     ours = plugin_args({})
     assert ours["worker_cls"].endswith("AgentCacheCPUWorker" if cpu else "AgentCacheGPUWorker")
-    assert ours["scheduler_cls"].endswith(".AgentCacheScheduler" if cpu else ".AgentCacheAsyncScheduler")
+    assert ours["scheduler_cls"].endswith(".AgentCacheScheduler")
 
 
-@pytest.mark.parametrize("flag", ["--no-async-scheduling", "--no_async_scheduling"])
-def test_asking_for_no_async_scheduling_is_heard_and_passed_on(cpu: bool, flag: str) -> None:
+@pytest.mark.parametrize("flag", ["--async-scheduling", "--no-async-scheduling", "--no_async_scheduling"])
+def test_what_is_asked_of_asynchronous_scheduling_is_vllms_to_hear(cpu: bool, flag: str) -> None:
     argv = server_argv("m", {}, [flag])
     assert value_of(argv, "--scheduler-cls").endswith(".AgentCacheScheduler")
     assert argv[-1] == flag
+
+
+def test_the_server_tells_cached_tokens_and_answers_to_what_was_typed(cpu: bool) -> None:
+    argv = server_argv("/home/tiny-llama-0123", {}, ["--port", "80"], "tiny-llama")
+    assert value_of(argv, "--served-model-name") == "tiny-llama"
+    assert "--enable-prompt-tokens-details" in argv
+    assert "--served-model-name" not in server_argv("m", {}, [])
+
+
+@pytest.mark.parametrize(
+    "flags", [["--served-model-name", "mine"], ["--served_model_name=mine"], ["--no-enable-prompt-tokens-details"]]
+)
+def test_flags_of_the_users_come_later_and_win(cpu: bool, flags: list[str]) -> None:
+    argv = server_argv("m", {}, flags, "tiny-llama")
+    assert argv[-len(flags) :] == flags
+
+
+@pytest.mark.parametrize("flags", [["--config", "mine.yaml"], ["--config=mine.yaml"]])
+def test_a_file_of_the_users_is_not_talked_over(cpu: bool, flags: list[str]) -> None:
+    argv = server_argv("m", {}, flags, "tiny-llama")
+    assert not {"--served-model-name", "--enable-prompt-tokens-details"} & set(argv)
+
+
+def test_vllm_takes_the_last_word(tmp_path: Path) -> None:
+    pytest.importorskip("vllm", reason="the parser is vLLM's")
+    from agentcache.vllm_plugin.compat import import_first
+
+    cli = import_first("vllm.entrypoints.launchers.cli_args", "vllm.entrypoints.common.cli_args")
+    from agentcache.vllm_plugin.compat import argument_parser
+
+    parser = cli.make_arg_parser(argument_parser())
+    said = parser.parse_args(server_argv("m", {}, [], "tiny-llama")[3:])
+    assert (said.served_model_name, said.enable_prompt_tokens_details) == (["tiny-llama"], True)
+    flags = ["--served_model_name", "mine", "yours", "--no-enable-prompt-tokens-details"]
+    said = parser.parse_args(server_argv("m", {}, flags, "tiny-llama")[3:])
+    assert (said.served_model_name, said.enable_prompt_tokens_details) == (["mine", "yours"], False)
+    (tmp_path / "mine.yaml").write_text("served-model-name: mine\n")
+    said = parser.parse_args(server_argv("m", {}, ["--config", str(tmp_path / "mine.yaml")], "tiny-llama")[3:])
+    assert said.served_model_name == ["mine"]
 
 
 def test_the_classes_named_exist() -> None:
