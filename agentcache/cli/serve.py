@@ -33,7 +33,7 @@ def serve(
         "chunking": chunking,
     }
     options = {key: value for key, value in given.items() if value is not None}
-    argv = server_argv(served_model(model), options, ctx.args)
+    argv = server_argv(served_model(model), options, ctx.args, model)
     config = json.loads(argv[argv.index("--additional-config") + 1])
     check_options(load_options(config))
     if print_config:

@@ -39,8 +39,7 @@ def up(
         "model": served_model(model),
         "replicas": replicas,
         "router": router,
-        "engine_kwargs": {"served_model_name": Path(model).name, "enable_prompt_tokens_details": True}
-        | engine_kwargs(ctx.args),
+        "engine_kwargs": {"served_model_name": model} | engine_kwargs(ctx.args),
         "agentcache": options,
         "residency": {"policy": policy} if policy is not None else {},
         "tenants_file": str(tenants.resolve()) if tenants else None,

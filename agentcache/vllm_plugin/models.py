@@ -11,6 +11,18 @@ from typing import Any
 
 from agentcache.errors import ConfigError, InputError
 
+CHAT = r"""
+{%- if tools %}tools: {{ tools | tojson }}{{ '\n' }}{% endif %}
+{%- for m in messages %}
+{{- m.role }}{% if m.tool_call_id %} {{ m.tool_call_id }}{% endif %}: {{ m.content or '' }}
+{%- for call in m.tool_calls or [] %}
+<tool_call>{{ {'id': call.id, 'name': call.function.name, 'arguments': call.function.arguments} | tojson }}</tool_call>
+{%- endfor %}
+{{- '\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}assistant: {% endif %}"""
+"""A chat with everything that agents send in it: the tools, the calls, and which of them a result answers."""
+
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 _TINY = {
@@ -86,7 +98,7 @@ def served_model(model: str) -> str:
 
 def _built(name: str) -> Path:
     recipe = RECIPES[name]
-    version = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:10]
+    version = hashlib.sha256(json.dumps([recipe, CHAT], sort_keys=True).encode()).hexdigest()[:10]
     home = Path(os.environ.get("AGENTCACHE_HOME", Path.home() / ".cache" / "agentcache"))
     final = home / "models" / f"{name}-{version}"
     if final.is_dir():
@@ -134,8 +146,5 @@ def _tokenizer(vocab_size: int) -> Any:
     corpus = ["an agent reads a file, calls a tool and waits", "the tool returns and the context comes back"] * 50
     tokenizer.train_from_iterator(corpus, trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
-    fast.chat_template = (
-        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
-        "{% if add_generation_prompt %}assistant: {% endif %}"
-    )
+    fast.chat_template = CHAT
     return fast

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
-from agentcache.cost.prior import ModelShape, flop_prior
 from agentcache.cost.profile import CostProfile
 from agentcache.errors import ConfigError
 from agentcache.vllm_plugin.config import check_options, load_options
@@ -23,7 +22,7 @@ class OpenAIEngine:
     """
 
     def __init__(self, model: str, engine_kwargs: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-        self.argv = server_argv(served_model(model), dict(options), flags(engine_kwargs))[3:]
+        self.argv = server_argv(served_model(model), dict(options), flags(engine_kwargs), model)[3:]
         self._options = load_options(json.loads(self.argv[self.argv.index("--additional-config") + 1]))
         check_options(self._options)
         self.app: Any = None
@@ -56,9 +55,9 @@ class OpenAIEngine:
 
     def profile(self) -> CostProfile:
         """What a prompt costs here: the measured profile, or the estimate from the model's shape."""
-        if self._options.profile:
-            return CostProfile.load(self._options.profile)
-        return flop_prior(ModelShape.from_hf_config(self.client.model_config.hf_text_config.to_dict()))
+        from agentcache.vllm_plugin.prices import estimate
+
+        return CostProfile.load(self._options.profile) if self._options.profile else estimate(self.client.model_config)
 
 
 def interpreted() -> bool:

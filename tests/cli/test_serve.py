@@ -45,6 +45,7 @@ def test_print_config_shows_what_would_run(model: str) -> None:
     shown = json.loads(done.stdout)
     assert shown["additional_config"] == {"agentcache": {"policy": "asymcache:p=0.4"}}
     assert shown["argv"][3:5] == ["--model", model]
+    assert shown["argv"][shown["argv"].index("--served-model-name") + 1] == model
     assert shown["argv"][-4:] == ["--max-model-len", "64", "-tp", "2"]
 
 
@@ -114,7 +115,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     log = tmp_path_factory.mktemp("server") / "log"
     code = "from agentcache.cli.main import main; main()"
     flags = ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "1024", "--dtype", "float32"]
-    flags += ["--enforce-eager", "--max-num-seqs", "4", "--block-size", "32", "--enable-prompt-tokens-details"]
+    flags += ["--enforce-eager", "--max-num-seqs", "4", "--block-size", "32"]
     flags += ["--num-gpu-blocks-override", "40"]  # four of the prompts below fit
     with log.open("wb") as out:
         process = subprocess.Popen(
@@ -148,6 +149,29 @@ def wait_until_healthy(client: httpx.Client, process: subprocess.Popen[bytes], l
             pass
         time.sleep(0.5)
     pytest.fail(f"no server: {log.read_text(errors='replace')[-3000:]}")
+
+
+@pytest.mark.vllm
+def test_it_answers_to_what_was_typed(server: httpx.Client) -> None:
+    assert [model["id"] for model in server.get("/v1/models").json()["data"]] == ["tiny-llama"]
+
+
+@pytest.mark.vllm
+def test_an_agents_chat_reaches_the_model_whole(server: httpx.Client) -> None:
+    tool = {"type": "function", "function": {"name": "bash", "parameters": {"type": "object"}}}
+    call = {"id": "c1", "type": "function", "function": {"name": "bash", "arguments": '{"command": "ls"}'}}
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": "look"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "a b"},
+    ]
+    body = {"model": "tiny-llama", "messages": messages, "tools": [tool], "return_token_strs": True}
+    answer = server.post("/tokenize", json=body)
+    assert answer.status_code == 200, answer.text
+    text = server.post("/detokenize", json={"model": "tiny-llama", "tokens": answer.json()["tokens"]}).json()["prompt"]
+    assert "tools: [" in text
+    assert '"name": "bash"' in text
+    assert '"arguments": {"command": "ls"}}</tool_call>\ntool c1: a b\nassistant: ' in text
 
 
 @pytest.mark.vllm

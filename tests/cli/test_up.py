@@ -38,6 +38,7 @@ def test_print_config_is_what_serve_run_takes(model: str) -> None:
     assert (args["replicas"], args["agentcache"]) == (3, {"policy": "asymcache"})
     assert args["residency"] == {"policy": "asymcache"}
     assert args["engine_kwargs"]["max_model_len"] == "64"
+    assert args["engine_kwargs"]["served_model_name"] == model
 
     from agentcache.service import build_app
 

@@ -105,6 +105,45 @@ def test_a_built_model_is_read_by_transformers(name: str, home: Path) -> None:
     assert chat == "user: hi\nassistant: "
 
 
+TOOLS = [{"type": "function", "function": {"name": "bash", "parameters": {"type": "object"}}}]
+CALLS = [
+    {"id": name, "type": "function", "function": {"name": "bash", "arguments": {"command": command}}}
+    for name, command in (("c1", "ls"), ("c2", "pwd"))
+]
+
+
+def test_an_agents_chat_is_rendered_whole() -> None:
+    pytest.importorskip("transformers")
+    messages: list[dict[str, Any]] = [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": "look round"},
+        {"role": "assistant", "content": None, "tool_calls": CALLS},
+        {"role": "tool", "tool_call_id": "c1", "content": "a b\n"},
+        {"role": "tool", "tool_call_id": "c2", "content": "/home"},
+        {"role": "assistant", "content": "two files", "tool_calls": []},
+    ]
+    tokenizer = models._tokenizer(512)
+    chat = tokenizer.apply_chat_template(messages, tools=TOOLS, tokenize=False, add_generation_prompt=True)
+    tool = '{"type": "function", "function": {"name": "bash", "parameters": {"type": "object"}}}'
+    calls = (
+        '<tool_call>{"id": "c1", "name": "bash", "arguments": {"command": "ls"}}</tool_call>'
+        '<tool_call>{"id": "c2", "name": "bash", "arguments": {"command": "pwd"}}</tool_call>'
+    )
+    assert chat == (
+        f"tools: [{tool}]\nsystem: be brief\nuser: look round\nassistant: {calls}\n"
+        "tool c1: a b\n\ntool c2: /home\nassistant: two files\nassistant: "
+    )
+    # What is said next is appended: a turn's chat begins with the one before it.
+    before = tokenizer.apply_chat_template(messages[:3], tools=TOOLS, tokenize=False)
+    assert chat.startswith(before)
+
+
+def test_another_template_is_another_model(home: Path, builds: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    first = model_dir("tiny-llama")
+    monkeypatch.setattr(models, "CHAT", "{{ messages }}")
+    assert model_dir("tiny-llama") != first
+
+
 def test_building_twice_gives_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("transformers")
     weights = []
