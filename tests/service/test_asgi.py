@@ -107,15 +107,18 @@ def test_a_client_that_has_its_answer_ends_nothing() -> None:
 
 
 def test_who_cancels_the_work_hears_of_it() -> None:
+    works = asyncio.Event()
+
     async def app(scope: Any, receive: Any, send: Any) -> None:
         while (await receive())["more_body"]:
             pass
+        works.set()
         await asyncio.Event().wait()
 
     async def work() -> None:
         client = Client()
         task = asyncio.create_task(Attended(app)({}, client.receive, client.send))
-        await asyncio.sleep(0.01)
+        await works.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -146,7 +146,7 @@ def test_a_replica_that_has_gone_is_an_error_at_once_and_a_new_one_is_reached() 
         server.close()
         for _, writer in wires._idle[other]:
             writer.close()
-        await asyncio.sleep(0.01)
+            await writer.wait_closed()
         with pytest.raises(OSError):
             await read(wires.ask(other, CALL, PLAN))
         await read(wires.ask(address, CALL, PLAN))
