@@ -1,10 +1,13 @@
 """ASGI from both sides: calling an application with a request that is here, and work that ends with its client."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from agentcache.service.call import Call
+
+logger = logging.getLogger(__name__)
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -13,8 +16,8 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 async def answer(app: App, call: Call, send: Send) -> None:
-    """Have an application answer a call. Raises what it raises; cancelling this cancels its work."""
-    asked = False
+    """Have an application answer a call. Raises what it raises before the end; cancelling this cancels its work."""
+    asked = ended = False
 
     async def receive() -> Message:
         nonlocal asked
@@ -23,7 +26,18 @@ async def answer(app: App, call: Call, send: Send) -> None:
         asked = True
         return {"type": "http.request", "body": call.body, "more_body": False}
 
-    await app(_scope(call), receive, send)
+    async def say(message: Message) -> None:
+        nonlocal ended
+        await send(message)
+        ended = message["type"] == "http.response.body" and not message.get("more_body")
+
+    try:
+        await app(_scope(call), receive, say)
+    except Exception as error:
+        if not ended:
+            raise
+        # Starlette raises what it has answered with 500: that is a whole answer.
+        logger.warning("%s failed after its answer: %s", call.path, type(error).__name__)
 
 
 class Attended:

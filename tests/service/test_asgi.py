@@ -4,6 +4,10 @@ import asyncio
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from agentcache.service.asgi import Attended, Message, answer
 from agentcache.service.call import Call
@@ -39,6 +43,20 @@ def test_an_application_that_fails_fails_its_caller() -> None:
 
     with pytest.raises(ValueError, match="broken"):
         asyncio.run(answer(app, CALL, send))
+
+
+def test_an_application_that_fails_after_its_answer_has_answered() -> None:
+    """As Starlette does with what nobody handles: the 500 is whole."""
+    said: list[Message] = []
+
+    async def app(request: Request) -> Response:
+        raise ValueError("broken")
+
+    async def send(message: Message) -> None:
+        said.append(message)
+
+    asyncio.run(answer(Starlette(routes=[Route("/x", app, methods=["POST"])]), CALL, send))
+    assert said[0]["status"] == 500 and b"Internal Server Error" in said[-1]["body"]
 
 
 class Client:
