@@ -157,10 +157,10 @@ def timed(parts: list[Any], steps: int) -> dict[str, tuple[float, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--policies", nargs="+", default=["return-index", "asymcache:lifespan_s=30"])
+    parser.add_argument("--policies", nargs="+", default=["return-index"])
     parser.add_argument("--contexts", nargs="+", type=int, default=[1_000, 100_000])
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     gc.disable()  # as the actor does
