@@ -3,9 +3,11 @@
 The shadow is metadata only: which prefix of each turn stock vLLM would have found. What the policy really paid is
 known from the gaps that each turn had to compute. Over a window of turns the two sums are compared; a policy that
 pays more than LRU by `TOLERANCE` gives way to LRU's order for a while, twice as long each time it fails again, and then
-tries anew. So the regret is bounded whatever the traffic does, at the price of one losing window a trial.
+tries anew. So the regret is bounded whatever the traffic does, at the price of one losing window a trial. Over a few
+turns the sums say little: there, the loss must also stand out of the turns' own differences.
 """
 
+import math
 from collections import deque
 from collections.abc import Hashable, Sequence
 from itertools import repeat
@@ -18,6 +20,10 @@ from agentcache.model import Event, Key, PoolResized, TurnAborted, TurnArrived, 
 TOLERANCE = 0.01
 WINDOW_TURNS = 500
 FEWEST_TURNS = 200
+EARLY_TURNS = 24
+"""From so many turns on, and up to `FEWEST_TURNS`, a loss counts that is `EARLY_SIGMAS` times its standard error."""
+EARLY_SIGMAS = 2.0
+FIRST_REST_TURNS = 4 * EARLY_TURNS
 MAX_REST_TURNS = 16_000
 SAMPLED_FROM_BLOCKS = 65_536
 SAMPLE = 16
@@ -38,7 +44,10 @@ class ShadowLru:
     def __init__(self, capacity_blocks: int) -> None:
         self.capacity_blocks = capacity_blocks
         self._last: dict[Key, int] = {}  # resident keys, and the release that they came back with
-        self._releases: deque[tuple[int, list[Key]]] = deque()  # oldest first; of each the head first
+        # Releases, oldest first, of each the head first: those that were tidied up, and the younger ones.
+        self._tidy: deque[tuple[int, list[Key]]] = deque()
+        self._later: deque[tuple[int, list[Key]]] = deque()
+        self._listed = 0  # keys in them, most of which may have been released again since
         self._count = _PINNED
 
     def prefix(self, keys: Sequence[Key]) -> int:
@@ -64,20 +73,32 @@ class ShadowLru:
         """A turn gives back what it held of this chain."""
         self._count += 1
         self._last.update(zip(keys, repeat(self._count)))
-        self._releases.append((self._count, list(keys)))
-        # Releases of which little is left must not pile up while the pool has room.
-        if len(self._releases) > 64 and sum(len(chain) for _, chain in self._releases) > 4 * self.capacity_blocks:
-            last = self._last
-            kept = ((n, [key for key in chain if last.get(key) == n]) for n, chain in self._releases)
-            self._releases = deque((n, chain) for n, chain in kept if chain)
+        self._later.append((self._count, list(keys)))
+        self._listed += len(keys)
+        # Releases of which little is left must not pile up while the pool has room: each turn looks through twice as
+        # many keys as it adds.
+        looked = 0
+        while self._listed > 2 * self.capacity_blocks and looked < 2 * len(keys):
+            looked += self._tidy_up()
+
+    def _tidy_up(self) -> int:
+        """Look through the oldest release that was not yet; returns how many keys it had."""
+        if not self._later:
+            self._tidy, self._later = self._later, self._tidy
+        release, chain = self._later.popleft()
+        if kept := [key for key in chain if self._last.get(key) == release]:
+            self._tidy.append((release, kept))
+        self._listed += len(kept) - len(chain)
+        return len(chain)
 
     def _make_room(self, need: int) -> int:
         """Evict until so many blocks fit; returns how many do."""
-        last, releases = self._last, self._releases
-        while len(last) + need > self.capacity_blocks and releases:
+        last = self._last
+        while len(last) + need > self.capacity_blocks and (releases := self._tidy or self._later):
             release, chain = releases[0]
             while chain and len(last) + need > self.capacity_blocks:
                 key = chain.pop()
+                self._listed -= 1
                 if last.get(key) == release:
                     del last[key]
             if not chain:
@@ -85,7 +106,12 @@ class ShadowLru:
         return max(min(need, self.capacity_blocks - len(last)), 0)
 
     def check(self) -> None:
-        listed = {key for release, chain in self._releases for key in chain if self._last.get(key) == release}
+        releases = [*self._tidy, *self._later]
+        if [release for release, _ in releases] != sorted(release for release, _ in releases):
+            raise CheckFailed("shadow LRU: a younger release stands before an older one")
+        if (keys := sum(len(chain) for _, chain in releases)) != self._listed:
+            raise CheckFailed(f"shadow LRU: releases list {keys} keys, {self._listed} are written down")
+        listed = {key for release, chain in releases for key in chain if self._last.get(key) == release}
         evictable = {key for key, release in self._last.items() if release != _PINNED}
         if listed != evictable:
             raise CheckFailed(f"shadow LRU: {len(evictable)} keys are evictable, {len(listed)} are in the order")
@@ -105,7 +131,9 @@ class Guard:
         # Running turns: what the shadow holds for them, and whether that is their whole prompt.
         self._held: dict[str, tuple[tuple[Key, ...], bool]] = {}
         self._turns: deque[tuple[float, float]] = deque(maxlen=WINDOW_TURNS)  # (paid, LRU would have paid)
-        self._rest_turns = WINDOW_TURNS
+        # Of the window: seconds paid, LRU's, and the squares of their differences.
+        self._sums = (0.0, 0.0, 0.0)
+        self._rest_turns = FIRST_REST_TURNS
         self._left = 0
         self.paid_s = 0.0
         self.shadow_s = 0.0
@@ -122,8 +150,8 @@ class Guard:
     @property
     def regret(self) -> float:
         """Seconds paid over what LRU would have paid, less 1, in the present window; below 0 is a gain."""
-        paid, shadow = sum(turn[0] for turn in self._turns), sum(turn[1] for turn in self._turns)
-        return paid / shadow - 1 if shadow else 0.0
+        paid, shadow, _ = self._sums
+        return paid / shadow - 1 if self._turns and shadow else 0.0
 
     def observe(self, event: Event) -> bool:
         """Take an event in; True if `resting` has changed by it."""
@@ -157,22 +185,47 @@ class Guard:
         return self._sample == 1 or crc32(repr(who).encode()) % self._sample == 0
 
     def _compare(self, paid_s: float, shadow_s: float) -> bool:
-        self._turns.append((paid_s, shadow_s))
+        self._remember(paid_s, shadow_s)
         self.paid_s += paid_s
         self.shadow_s += shadow_s
         if self._left:
             self._left -= 1
             if not self._left:
                 self._turns.clear()  # what LRU's order paid says nothing about the policy
+                self._sums = (0.0, 0.0, 0.0)
             return not self._left
-        if len(self._turns) < FEWEST_TURNS or self.regret <= TOLERANCE:
+        if not self._loses():
             if len(self._turns) == WINDOW_TURNS:
-                self._rest_turns = WINDOW_TURNS
+                self._rest_turns = FIRST_REST_TURNS
             return False
-        self._left = self._rest_turns
-        self._rest_turns = min(2 * self._rest_turns, MAX_REST_TURNS)
+        self._left = self._rest_turns if len(self._turns) < FEWEST_TURNS else max(self._rest_turns, WINDOW_TURNS)
+        self._rest_turns = min(2 * self._left, MAX_REST_TURNS)
         self.rests += 1
         return True
 
+    def _remember(self, paid_s: float, shadow_s: float) -> None:
+        if len(self._turns) == WINDOW_TURNS:
+            self._add(*self._turns[0], sign=-1)
+        self._turns.append((paid_s, shadow_s))
+        self._add(paid_s, shadow_s, sign=1)
+
+    def _add(self, paid_s: float, shadow_s: float, sign: int) -> None:
+        paid, shadow, squares = self._sums
+        self._sums = paid + sign * paid_s, shadow + sign * shadow_s, squares + sign * (paid_s - shadow_s) ** 2
+
+    def _loses(self) -> bool:
+        """Whether the window says that the policy pays more than LRU would."""
+        paid, shadow, squares = self._sums
+        if len(self._turns) < EARLY_TURNS or self.regret <= TOLERANCE:
+            return False
+        return len(self._turns) >= FEWEST_TURNS or paid - shadow > EARLY_SIGMAS * math.sqrt(max(squares, 0.0))
+
     def check(self) -> None:
         self._shadow.check()
+        sums = (
+            sum(paid for paid, _ in self._turns),
+            sum(shadow for _, shadow in self._turns),
+            sum((paid - shadow) ** 2 for paid, shadow in self._turns),
+        )
+        if not all(math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9) for a, b in zip(sums, self._sums, strict=True)):
+            raise CheckFailed(f"guard: the window sums up to {sums}, {self._sums} are written down")

@@ -76,8 +76,8 @@ class ReturnIndex:
     """Evicts runs of up to `run_blocks` blocks from the head of the group whose head run is worth least.
 
     Without a host that gives it `Survival` estimates, and until enough returns were seen, the contexts that turned
-    longest ago go first. Of a context that has ended nothing is worth anything. While the guard rests the policy, its
-    order is stock LRU's.
+    longest ago go first, behind what is over and before what queued turns will use. Of a context that has ended nothing
+    is worth anything. While the guard rests the policy, its order is stock LRU's.
     O(log groups) a run; a context that grows older moves its groups at most 60 times a pause, and far less often while
     they are far from the front: their place is then by the least rate of the next ages, and made exact at the front.
     """
@@ -227,8 +227,10 @@ class ReturnIndex:
             heapq.heapify(self._heap)
 
     def _value(self, group: _Group, first: Block) -> float:
-        if not self._survival.ready or self.guard.resting:
+        if self.guard.resting:
             return float(first.release)
+        if not self._survival.ready and first.standing in (Standing.SUPERSEDED, Standing.ENDED):
+            return -1.0  # over: it goes before what is idle, of which nothing is known and age decides
         count = min(self._run, len(group.blocks))
         return group.rate * self._cost.run_seconds(first.index, count) / count
 

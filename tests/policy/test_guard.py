@@ -9,7 +9,16 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from agentcache.cost import CostModel, CostProfile
 from agentcache.model import Key, PoolResized, Stop, TurnAborted, TurnArrived, TurnFinished, TurnScheduled
-from agentcache.policy.guard import FEWEST_TURNS, SAMPLED_FROM_BLOCKS, WINDOW_TURNS, Guard, ShadowLru
+from agentcache.policy.guard import (
+    EARLY_TURNS,
+    FEWEST_TURNS,
+    FIRST_REST_TURNS,
+    SAMPLED_FROM_BLOCKS,
+    TOLERANCE,
+    WINDOW_TURNS,
+    Guard,
+    ShadowLru,
+)
 
 COST = CostModel(CostProfile(c_lin=1e-3, c_att=1e-9), 16)
 
@@ -83,10 +92,36 @@ def test_a_policy_that_pays_more_than_lru_steps_back_and_tries_again_later() -> 
         # LRU would find the whole prompt from the second turn on; the policy finds nothing.
         if turn(guard, f"t{i}", "abcdefgh", ((0, 129),)):
             changes.append(i + 1)
-    tried = FEWEST_TURNS
-    rested = tried + WINDOW_TURNS
-    assert changes == [tried, rested, rested + tried, rested + tried + 2 * WINDOW_TURNS], "the second rest is longer"
-    assert guard.rests == 2
+    tried, rest = EARLY_TURNS, FIRST_REST_TURNS
+    expected = []
+    while not expected or expected[-1] < 4 * WINDOW_TURNS:
+        expected += [(expected or [0])[-1] + tried, (expected or [0])[-1] + tried + rest]
+        rest *= 2
+    assert changes == [at for at in expected if at <= 4 * WINDOW_TURNS], "each rest is longer than the one before"
+    guard.check()
+
+
+def test_a_loss_among_turns_that_differ_as_much_waits_for_more_of_them() -> None:
+    guard = Guard(COST, 10_000)
+    turn(guard, "first", "abcdefgh", ((0, 129),))
+    for i in range(1, FEWEST_TURNS - 1):
+        # What LRU has, paid whole, or what it has not, for nothing: 7 losses on 6 gains.
+        lost = i % 13 % 2 == 0
+        text = "abcdefgh" if lost else chr(1000 + i) * 8
+        assert not turn(guard, f"t{i}", text, ((0, 129),) if lost else ((128, 129),))
+    assert guard.regret > TOLERANCE
+    assert turn(guard, "last", "abcdefgh", ((0, 129),))
+
+
+def test_shadow_lists_are_bounded_and_tidied_a_little_at_a_time() -> None:
+    """A pool with room in which the same chains come back for ever."""
+    shadow = ShadowLru(1000)
+    for i in range(2000):
+        keys = chain("abcdefgh"[i % 8] * (i % 97 + 1))
+        assert shadow.hold(keys) == len(keys)
+        shadow.release(keys)
+        assert shadow._listed <= 4 * shadow.capacity_blocks
+    shadow.check()
 
 
 def test_a_policy_that_gains_goes_on() -> None:
@@ -129,4 +164,4 @@ def test_turns_that_are_over_leave_nothing_whether_or_not_they_were_scheduled() 
         if number % 4 == 1:
             guard.observe(TurnScheduled(turn, 32, 32, 0, 0))
         guard.observe(TurnAborted(turn) if number % 2 else TurnFinished(turn, keys, Stop.TOOL_USE))
-    assert not guard._open and not guard._held and not guard._shadow._releases
+    assert not guard._open and not guard._held and not guard._shadow._listed

@@ -164,6 +164,9 @@ def test_two_blocks_of_one_id_are_refused() -> None:
     assert not len(policy)
 
 
+OVER = -1.0
+
+
 @dataclass
 class Group:
     """Blocks with the same owners, head first: their rate of return, their releases, and their keys and positions."""
@@ -174,8 +177,8 @@ class Group:
 
     @property
     def value(self) -> float:
-        if self.rate is None:
-            return self.releases[-len(self.run)]
+        if self.rate is None or self.rate is OVER:  # while nothing is known
+            return self.rate or 0.0
         first, count = self.run[0][1], min(4, len(self.run))
         return self.rate * sum(map(COST.block_seconds, range(first, first + count))) / count  # as if without a break
 
@@ -231,7 +234,7 @@ class AgainstTheDefinition(RuleBasedStateMachine):
 
         def rate(first: Block) -> float | None:
             if not survival.ready:
-                return None
+                return OVER if first.standing in (Standing.SUPERSEDED, Standing.ENDED) else None
             if not first.owners:
                 return survival.curve(()).rates[bucket(self.now - first.released_at)]
             pauses = [(c, survival.since(c)) for c in first.owners if c.standing is not Standing.ENDED]
