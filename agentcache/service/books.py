@@ -241,12 +241,14 @@ class Books:
 
     def check(self) -> None:
         """Recount; raise `CheckFailed` with the equation that does not hold."""
+        of_tenants: dict[str, list[Job]] = {name: [] for name in self.tenants}
+        for job in self.jobs.values():
+            of_tenants[tenant_of(job.id)].append(job)
         for name, tenant in self.tenants.items():
             tenant.holdings.check()
-            copies = list(tenant.holdings)
+            copies, jobs = list(tenant.holdings), of_tenants[name]
             _equal(f"tokens of tenant {name!r}", sum(copy.tokens for copy in copies), tenant.tokens)
             _equal(f"contexts of tenant {name!r}", len({copy.record for copy in copies}), len(tenant.contexts))
-            jobs = [job for job in self.jobs.values() if tenant_of(job.id) == name]
             _equal(f"jobs of tenant {name!r}", len(jobs), tenant.jobs)
             _equal(f"leased tokens of {name!r}", sum(map(leased_tokens, jobs)), tenant.leased_tokens)
             _equal(f"leases of {name!r}", sum(len(job.leases) for job in jobs), tenant.leases)

@@ -115,6 +115,30 @@ def test_agents_of_a_tree_are_told_apart_and_known_again(client: Any, named: boo
     assert len(set.union(*names.values())) == 15
 
 
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from((None, "red")),
+            st.lists(st.sampled_from("ab"), max_size=4),
+            st.sampled_from((None, "known")),
+            st.sampled_from((None, "oak", "elm")),
+        ),
+        max_size=30,
+    )
+)
+def test_whatever_is_asked_memory_is_bounded_and_trees_keep_apart(
+    asked: list[tuple[str | None, list[str], str | None, str | None]],
+) -> None:
+    lineage = Lineage(capacity=4)
+    for tenant, contents, known, wood in asked:
+        name = lineage.follow(tenant, chat(*contents), known, wood)
+        lineage.check()
+        assert name == known or known is None
+        assert known or name == "known" or name.partition("#")[0] == wood or (wood is None and name[:8] == "lineage-")
+        if contents:  # the same prompt again is the same conversation
+            assert lineage.follow(tenant, chat(*contents), None, wood) == name
+
+
 def test_memory_is_bounded() -> None:
     lineage = Lineage(capacity=3)
     first = lineage.follow(None, chat("0"), None)
