@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import httpx
 import pytest
 
@@ -22,6 +23,7 @@ from agentcache.api import AgentCacheClient, SyncAgentCacheClient
 from agentcache.api.messages import Snapshot
 from agentcache.errors import AgentCacheError, InputError
 from agentcache.service.costs import affinity
+from agentcache.service.ingress import LOST
 from tests.service.started import START_S, App, bearer, lives, processes, started
 
 pytestmark = [pytest.mark.vllm, pytest.mark.ray]
@@ -203,6 +205,22 @@ def test_a_killed_replica_costs_no_request(app: App) -> None:
     answers: list[httpx.Response] = []
     killed = app.replicas()[0]
     family = processes(killed)
+    begun: list[Any] = []
+    ends: Counter[str] = Counter()
+
+    async def stream(claude: anthropic.AsyncAnthropic, number: int) -> None:
+        """A stream as the official client sees it, to its end."""
+        said: Any = [{"role": "user", "content": f"{number} forever"}]
+        greedy = {"temperature": 0}  # no word that ends it is drawn
+        asked = claude.messages.create(
+            model="tiny-llama", max_tokens=900, messages=said, stream=True, extra_body=greedy
+        )
+        try:
+            async for event in await asked:
+                begun.append(number) if event.type == "message_start" else None
+            ends[event.type] += 1
+        except anthropic.APIStatusError as error:
+            ends["lost" if LOST in error.message else error.message] += 1
 
     async def turns() -> None:
         async with httpx.AsyncClient(base_url=app.url, headers=bearer("red"), timeout=120, trust_env=False) as http:
@@ -211,13 +229,21 @@ def test_a_killed_replica_costs_no_request(app: App) -> None:
                 asked = body(f"{number} " * 100, max_tokens=64, ignore_eos=True)
                 answers.append(await http.post(CHAT, json=asked, headers={"X-Session-ID": f"k-{number}"}))
 
-            running = [asyncio.create_task(turn(number)) for number in range(16)]
-            await asyncio.sleep(0.3)
+            web = anthropic.DefaultAsyncHttpxClient(trust_env=False)
+            claude = anthropic.AsyncAnthropic(base_url=app.url, api_key="key-red", max_retries=0, http_client=web)
+            running = [asyncio.create_task(stream(claude, number)) for number in range(6)]
+            while len(begun) < 6:
+                await asyncio.wait(running, timeout=0.01)
+                assert not any(task.done() and task.exception() for task in running)
+            running += [asyncio.create_task(turn(number)) for number in range(16)]
+            # There are more than can run: some of them wait in either replica.
+            await asyncio.to_thread(app.until, lambda: sum(app.metric("vllm:num_requests_waiting").values()) > 0)
             os.kill(killed, signal.SIGKILL)
             await asyncio.gather(*running)
 
     asyncio.run(turns())
     assert Counter(answer.status_code for answer in answers) == {200: 16}
+    assert ends.keys() == {"lost", "message_stop"}, ends
     again = app.http.post(CHAT, json=body("0 " * 100), headers={"X-Session-ID": "k-0"})
     assert again.status_code == 200
     app.until(lambda: not any(lives(pid) for pid, _, _ in family))
