@@ -206,7 +206,8 @@ def _all_paths(model: str | None, wanted: dict[str, str | None], patterns: int, 
     started = time.monotonic()
     print(f"{sum(counts)} patterns in {len(settings)} engines, {jobs} at a time, seed {seed}")
     with Progress(console=Console(stderr=True)) as progress:
-        cases = sum(len(drawn(*each, seed)) for each in zip(settings, counts, strict=True))
+        twice = [2 if setting.beside else 1 for setting in settings]
+        cases = sum(n * len(drawn(*each, seed)) for n, *each in zip(twice, settings, counts, strict=True))
         task = progress.add_task("cases", total=cases)
         findings = run(settings, counts, seed, jobs, lambda: progress.advance(task), _print_setting)
     result = total(finding.outcome for finding in findings)
@@ -229,6 +230,9 @@ def _all_paths(model: str | None, wanted: dict[str, str | None], patterns: int, 
         "bit_exact_answers": result.equal_answers - result.bit_differences,
         "bit_differences": result.bit_differences,
         "negative_control_failed": all(finding.control_failed for finding in findings),
+        "stock_patterns": sum(finding.cases for finding in findings if finding.stock),
+        "stock_patterns_wrong": sum(finding.stock_wrong for finding in findings),
+        "stock_mismatches": sum(finding.stock.mismatches for finding in findings if finding.stock),
         "seconds": round(time.monotonic() - started, 1),
     }
     for key, value in sums.items():
@@ -257,6 +261,12 @@ def _print_setting(finding: "Finding") -> None:
         f"{'failed' if finding.control_failed else 'PASSED'}: {verdict}",
         flush=True,
     )
+    if stock := finding.stock:
+        print(
+            f"  stock vLLM in the same cases: {stock.mismatches} mismatches, wrong in {finding.stock_wrong} cases, "
+            f"{stock.paths.get('keys withdrawn in the step that gave them', 0)} times with keys of work withdrawn",
+            flush=True,
+        )
 
 
 def _rows(findings: Sequence["Finding"]) -> list[dict[str, Any]]:
@@ -269,6 +279,7 @@ def _rows(findings: Sequence["Finding"]) -> list[dict[str, Any]]:
             "outcome": msgspec.to_builtins(one.outcome),
             "negative_control_failed": one.control_failed,
             "failures": one.failures,
+            "stock": {"wrong": one.stock_wrong, "outcome": msgspec.to_builtins(one.stock)} if one.stock else None,
             "reproducer": msgspec.to_builtins(one.failure) if one.failure else None,
         }
         for one in findings

@@ -88,6 +88,7 @@ __all__ = [
     "kv_groups",
     "make_block_hash_with_group_id",
     "named_backend",
+    "on_preempt",
     "openai_app",
     "preempt",
     "register_backend",
@@ -217,6 +218,34 @@ def preempt(scheduler: Any, request: Any) -> None:
     scheduler.running.remove(request)
     scheduler._preempt_request(request, time.monotonic(), drop_stale_output=True)
     scheduler.prev_step_scheduled_req_ids.discard(request.request_id)
+
+
+def on_preempt(scheduler: Any, callback: Callable[[Any, bool], None]) -> None:
+    """Hear of each request that is about to lose its blocks, and whether the step under way had been given to it.
+
+    Before it allocates for a request vLLM asks for its chunk, in this method last. So whoever was asked for before the
+    one that finds no blocks is scheduled already.
+    """
+    schedule, chunk, preempt = scheduler.schedule, scheduler._reserve_prefill_lookahead, scheduler._preempt_request
+    given: list[Any] = []
+
+    def scheduling(*args: Any, **kwargs: Any) -> Any:
+        output = schedule(*args, **kwargs)
+        given.clear()
+        return output
+
+    def giving(request: Any, *args: Any, **kwargs: Any) -> int:
+        tokens: int = chunk(request, *args, **kwargs)
+        if tokens:
+            given.append(request)
+        return tokens
+
+    def preempting(request: Any, *args: Any, **kwargs: Any) -> None:
+        callback(request, request in given[:-1])
+        preempt(request, *args, **kwargs)
+
+    scheduler.schedule, scheduler._reserve_prefill_lookahead = scheduling, giving
+    scheduler._preempt_request = preempting
 
 
 @contextmanager

@@ -14,6 +14,8 @@ from agentcache.vllm_plugin.verify.sizes import ANSWER_TOKENS, BLOCK_SIZE
 CONTEXTS = 12
 LONGEST = CONTEXTS - 4
 """The context of most tokens: they are in order of length, but for the three of odd lengths at the end."""
+EDGE = CONTEXTS - 2
+"""The context of one block: the first token of its answer needs another."""
 LONG = range(LONGEST - 4, LONGEST + 1)
 SHAPES = ("whole", "cut", "aligned", "follow-up")
 BUDGETS = (32, 33, 64, 100, 256, 512, 1024, 2048)
@@ -77,11 +79,17 @@ class Budget(msgspec.Struct, frozen=True, tag="budget"):
     tokens: int
 
 
+class Squeeze(msgspec.Struct, frozen=True, tag="squeeze"):
+    """A step in which only so many blocks are free."""
+
+    free: int
+
+
 class Sleep(msgspec.Struct, frozen=True, tag="sleep"):
     """Put the engine to sleep and wake it; what runs is kept for afterwards."""
 
 
-Op = Submit | Step | Drain | Evict | Corrupt | Abort | Preempt | Reset | Budget | Sleep
+Op = Submit | Step | Drain | Evict | Corrupt | Abort | Preempt | Reset | Budget | Squeeze | Sleep
 
 
 class Case(msgspec.Struct, frozen=True):
@@ -96,7 +104,11 @@ class Case(msgspec.Struct, frozen=True):
 
 
 class Setting(msgspec.Struct, frozen=True):
-    """An engine to run cases in."""
+    """An engine to run cases in.
+
+    `threshold`: tokens of a long prompt in a step that others share, so that several are prefilled side by side; 0 sets
+    no bound. `plugin`: whether AgentCache is on, or vLLM runs alone.
+    """
 
     model: str
     dtype: str
@@ -107,12 +119,20 @@ class Setting(msgspec.Struct, frozen=True):
     order: str = "fcfs"
     policy: str = "return-index"
     seed: int = 1
+    threshold: int = 0
+    plugin: bool = True
 
     @property
     def name(self) -> str:
         worker = "" if self.worker == "ours" else f" on {self.worker} worker"
         where = f"{self.scheduler} {self.mode} {self.runner} {self.order} {self.policy}"
-        return f"{self.model} {self.dtype} {where}{worker}"
+        shared = f" threshold {self.threshold}" if self.threshold else ""
+        return f"{self.model} {self.dtype} {where}{shared}{worker}{'' if self.plugin else ', vLLM alone'}"
+
+    @property
+    def beside(self) -> "Setting | None":
+        """Stock vLLM in the same setting, run beside it where a step's work may be withdrawn; None elsewhere."""
+        return msgspec.structs.replace(self, plugin=False) if self.threshold and self.plugin else None
 
 
 class Reproducer(msgspec.Struct, frozen=True):
@@ -140,8 +160,11 @@ class Reproducer(msgspec.Struct, frozen=True):
 # Drawing
 
 
-def draw(rng: random.Random, runner: str = "v1") -> Case:
-    """A case of a few dozen operations; smaller ones for the second runner, which is interpreted here."""
+def draw(rng: random.Random, runner: str = "v1", crowded: bool = False) -> Case:
+    """A case of a few dozen operations; smaller ones for the second runner, which is interpreted here.
+
+    `crowded`: in a small pool that now and then has no block for the urgent.
+    """
     if rng.random() < 0.1:
         return _equal(rng)
     ops: list[Op] = [Budget(_budget(rng, runner))]
@@ -160,9 +183,11 @@ def draw(rng: random.Random, runner: str = "v1") -> Case:
                 ops.append(Step(rng.choice((1, 1, 2, 5))))
         if number or rng.random() < 0.3:
             ops += _disturbances(rng)
+        if crowded:
+            ops += [Submit(rng.choice((EDGE, *favourites))), Step(), Squeeze(rng.choice((1, 1, 2, 3)))]
         if number == 0 or rng.random() < 0.5:
             ops.append(Drain())
-    return Case((*ops, Drain()), pool=rng.choice(POOLS))
+    return Case((*ops, Drain()), pool=rng.choice(POOLS[:2] if crowded else POOLS))
 
 
 def _submit(
@@ -252,6 +277,19 @@ def tour(runner: str = "v1") -> list[Case]:
     crowd = (Submit(long, samples=3), Submit(long - 1, "follow-up"), Submit(long - 2, urgency=2), Submit(long, "cut"))
     crowded = Case((Budget(100), *crowd, Drain(), Evict(0.3, 6), *crowd, Drain()), pool=POOLS[0])
     return [disturbed, Case(tuple(shared)), crowded]
+
+
+def withdrawal() -> Case:
+    """A long prompt gets the last free block or two, and loses all in the same step to a short one of more urgency.
+
+    That takes a setting with a threshold and priorities: without, it would prefill alone, or be the first in line.
+    """
+    ops: list[Op] = []
+    for free, salt in ((1, "a"), (2, "b")):
+        ops += [Budget(EQUAL_BUDGET), Submit(LONGEST, urgency=2, salt=salt), Step(2)]
+        ops += [Budget(BUDGETS[4]), Submit(EDGE), Step(), Squeeze(free), Drain()]
+        ops += [Evict(0.5, free), Submit(LONGEST, salt=salt), Drain()]
+    return Case(tuple(ops), pool=POOLS[2])
 
 
 def control(contexts: Sequence[int] = (3, 5, 11)) -> Case:

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 import msgspec
 
 from agentcache.errors import CheckFailed
-from agentcache.model import Event, TurnPreempted, TurnScheduled
+from agentcache.model import Event, TurnScheduled
 from agentcache.vllm_plugin.verify import cases
 from agentcache.vllm_plugin.verify.compare import MARGINS, Answer, Tally
 from agentcache.vllm_plugin.verify.outcome import Outcome
@@ -46,24 +46,33 @@ def whole_chunks(rng: random.Random, vocab_size: int, most: int) -> list[list[in
     return [[rng.randrange(3, vocab_size) for _ in range(length)] for length in lengths]
 
 
+def classes(setting: cases.Setting) -> dict[str, Any]:
+    """The engine arguments that name a setting's scheduler, worker and attention, ours or vLLM's own."""
+    from agentcache.vllm_plugin.compat import AsyncScheduler, Scheduler
+    from agentcache.vllm_plugin.serve import plugin_args
+
+    ahead = setting.scheduler == "async"
+    if not setting.plugin:
+        return {"scheduler_cls": AsyncScheduler if ahead else Scheduler}
+    plugin = plugin_args({"policy": setting.policy, "mode": setting.mode}, asynchronous=ahead)
+    if setting.runner == "v2":
+        plugin["attention_backend"] = "CUSTOM"
+    if setting.worker == "stock":
+        del plugin["worker_cls"]
+    return plugin
+
+
 class Driver:
-    """One in-process engine with AgentCache on, and what it answers when it remembers nothing."""
+    """One in-process engine, and what it answers when it remembers nothing."""
 
     def __init__(self, setting: cases.Setting) -> None:
         from vllm import EngineArgs, LLMEngine
 
+        from agentcache.vllm_plugin.compat import on_preempt
         from agentcache.vllm_plugin.inspect import EngineView
         from agentcache.vllm_plugin.models import model_dir
-        from agentcache.vllm_plugin.serve import plugin_args
 
         folder = model_dir(setting.model)
-        plugin = plugin_args(
-            {"policy": setting.policy, "mode": setting.mode}, asynchronous=setting.scheduler == "async"
-        )
-        if setting.runner == "v2":
-            plugin["attention_backend"] = "CUSTOM"
-        if setting.worker == "stock":
-            del plugin["worker_cls"]
         self.engine = LLMEngine.from_engine_args(
             EngineArgs(
                 folder,
@@ -77,13 +86,17 @@ class Driver:
                 enforce_eager=True,
                 use_tqdm_on_load=False,
                 scheduling_policy=setting.order,
-                **plugin,
+                long_prefill_token_threshold=setting.threshold,
+                **classes(setting),
             )
         )
         self.view = EngineView(self.engine)
         self.view.listen(self._hear)
         self.view.on_allocate(self._allocated)
         self.scheduler = self.view.scheduler
+        # A long prompt need not fit as a whole to be begun: pools are to overflow in the middle of one.
+        self.scheduler.scheduler_reserve_full_isl = not setting.threshold
+        on_preempt(self.scheduler, self._preempting)
         self.manager = self.scheduler.kv_cache_manager
         self.margin = MARGINS[setting.dtype]
         rng = random.Random(setting.seed)
@@ -115,11 +128,12 @@ class Driver:
 
     @contextmanager
     def smaller_pool(self, fewer: int) -> Iterator[None]:
-        """Have so many blocks taken, that nobody uses."""
-        self._ballast = self.view.pool.get_new_blocks(fewer)
+        """Have so many more blocks taken, that nobody uses."""
+        before = len(self._ballast)
+        self._ballast += self.view.pool.get_new_blocks(max(0, fewer))
         yield
-        self.view.pool.free_blocks(self._ballast)
-        self._ballast = []
+        self._ballast, taken = self._ballast[:before], self._ballast[before:]
+        self.view.pool.free_blocks(taken)
 
     @contextmanager
     def whole_pool(self) -> Iterator[None]:
@@ -206,8 +220,15 @@ class Driver:
     def _hear(self, event: Event, now: float) -> None:
         if self._running and isinstance(event, TurnScheduled):
             self._running.scheduled(event)
-        elif self._running and isinstance(event, TurnPreempted):
-            self._running.preempted()
+
+    def _preempting(self, request: Any, scheduled: bool) -> None:
+        if self._running:
+            self._running.preempting(request, scheduled)
+
+    @property
+    def runs(self) -> dict[str, Any]:
+        """Requests in the middle of a rebuild; vLLM alone has none."""
+        return self.manager.runs if self.view.active else {}
 
     _running: "_Run | None" = None
 
@@ -220,6 +241,7 @@ class _Run:
         self._asked: dict[str, cases.Submit] = {}
         self._gone: set[str] = set()
         self.fresh: set[int] = set()  # handed out in the step under way
+        self._keyed: set[int] = set()  # with a key when it began
         self._with_holes: set[str] = set()
         self._salts: set[str | None] = set()
         self._counts = Outcome()
@@ -260,6 +282,9 @@ class _Run:
             case cases.Budget():
                 self._paths[f"budget {op.tokens}"] += 1
                 driver.limit(op.tokens)
+            case cases.Squeeze():
+                with driver.smaller_pool(driver.view.free_blocks - op.free):
+                    self._step()
             case cases.Sleep():
                 self._paths["sleep and wake"] += 1
                 with driver.whole_pool():
@@ -284,8 +309,15 @@ class _Run:
         self._paths["several holes"] += event.holes > 1
         self._paths["wholly resident"] += event.cached > 0 and missing <= BLOCK_SIZE
 
-    def preempted(self) -> None:
-        self._paths["preempted for want of blocks"] += self._stepping
+    def preempting(self, request: Any, scheduled: bool) -> None:
+        """A request loses its blocks, for others or because it is told to."""
+        if self._stepping:
+            table = self._driver.manager.coordinator.single_type_managers[0].req_to_blocks[request.request_id]
+            new = [block for block in table if block.block_id in self.fresh or block.block_id not in self._keyed]
+            keyed = scheduled and any(block.block_hash for block in new)
+            self._paths["preempted for want of blocks"] += 1
+            self._paths["preempted in the step it was scheduled in"] += scheduled
+            self._paths["keys withdrawn in the step that gave them"] += keyed
 
     def _step(self) -> None:
         self._steps += 1
@@ -293,6 +325,7 @@ class _Run:
             raise CheckFailed(f"{len(self._asked)} requests, and no end after {MAX_STEPS} steps")
         self._stepping = True
         self.fresh.clear()
+        self._keyed = {block.block_id for block in self._driver.view.pool.blocks if block.block_hash}
         done = self._driver.step()
         self._stepping = False
         for name, answers in done.items():
@@ -328,7 +361,7 @@ class _Run:
 
     def _live(self, requests: Iterable[Any], number: int) -> Any:
         """The n-th of them, those in the middle of a rebuild first; None if there is none."""
-        runs = self._driver.manager.runs
+        runs = self._driver.runs
         ranked = sorted(requests, key=lambda request: request.request_id not in runs)
         rebuilding = [request for request in ranked if request.request_id in runs]
         chosen = rebuilding or ranked
@@ -357,10 +390,12 @@ class _Run:
         preempt(self._driver.scheduler, request)
 
     def _is_rebuilding(self, request: Any) -> bool:
-        return request.request_id in self._driver.manager.runs and request in self._driver.scheduler.running
+        return request.request_id in self._driver.runs and request in self._driver.scheduler.running
 
     def recount(self) -> None:
         """Reference counts against the block tables that are there; who shares a block has the same salt."""
+        if not self._driver.view.active:
+            return
         pool, requests = self._driver.view.pool, self._driver.scheduler.requests
         holders: dict[int, list[str]] = {}
         ballast = self._driver.ballast

@@ -32,6 +32,12 @@ REQUIRED = (
 )
 """Paths that a run must have walked to be a proof of all; `agentcache verify` prints how often it did."""
 
+REQUIRED_SHARED = (
+    "preempted in the step it was scheduled in",
+    "keys withdrawn in the step that gave them",
+)
+"""Those that only a setting with a threshold walks, in which requests share a step's prefill."""
+
 TRIALS = 60
 RESTARTS = 8
 """Shrinking stops after so many cases, and after so many engines that broke."""
@@ -39,7 +45,11 @@ RESTARTS = 8
 
 @dataclass(slots=True)
 class Finding:
-    """What one setting has shown. `failure`: the first case that was wrong, made small, and why it is wrong."""
+    """What one setting has shown. `failure`: the first case that was wrong, made small, and why it is wrong.
+
+    `stock`: what vLLM alone has shown in the same cases, and `stock_wrong` in how many it was wrong; None where it was
+    not run. It fails nothing.
+    """
 
     setting: Setting
     cases: int
@@ -47,6 +57,8 @@ class Finding:
     control_failed: bool = False
     why: str | None = None
     failure: Reproducer | None = None
+    stock: Outcome | None = None
+    stock_wrong: int = 0
 
     @property
     def failures(self) -> list[str]:
@@ -65,8 +77,9 @@ class Finding:
 
 def drawn(setting: Setting, count: int, seed: int) -> list[Case]:
     """The cases of a setting: a tour through every path, then random ones."""
-    first = cases.tour(setting.runner)
-    rest = [cases.draw(random.Random(f"{seed} {setting.name} {number}"), setting.runner) for number in range(count)]
+    first = [*([cases.withdrawal()] if setting.threshold else []), *cases.tour(setting.runner)]
+    seeds = [random.Random(f"{seed} {setting.name} {number}") for number in range(count)]
+    rest = [cases.draw(rng, setting.runner, crowded=setting.threshold > 0) for rng in seeds]
     return [*first, *rest][:count] if count > len(first) else first
 
 
@@ -90,7 +103,20 @@ def run_setting(setting: Setting, count: int, seed: int, on_case: Callable[[], N
                 finding.failure = reproducer(child, case, program[:number])
                 break
     finding.outcome = total(outcomes)
+    if setting.beside:
+        beside(finding, setting.beside, program, on_case)
     return finding
+
+
+def beside(finding: Finding, stock: Setting, program: Sequence[Case], on_case: Callable[[], None]) -> None:
+    """Have stock vLLM run the cases of a finding too."""
+    outcomes: list[Outcome] = []
+    with Child(stock) as child:
+        for case in program:
+            outcomes.append(child.run(case))
+            on_case()
+    finding.stock = total(outcomes)
+    finding.stock_wrong = sum(outcome.why_wrong(stock.dtype) is not None for outcome in outcomes)
 
 
 def reproducer(child: Child, case: Case, before: Sequence[Case]) -> Reproducer:
@@ -139,4 +165,5 @@ def not_walked(findings: Sequence[Finding]) -> list[str]:
     if all(finding.setting.runner == "v2" for finding in findings):
         return []
     walked = total(finding.outcome for finding in findings).paths
-    return [path for path in REQUIRED if not walked.get(path)]
+    shared = REQUIRED_SHARED if any(finding.setting.threshold for finding in findings) else ()
+    return [path for path in (*REQUIRED, *shared) if not walked.get(path)]

@@ -23,11 +23,18 @@ ALL = (
     Setting("tiny-moe", "bfloat16", "async"),
     Setting("tiny-llama", "float32", runner="v2"),
     Setting("tiny-llama", "float32", "async", runner="v2"),
+    Setting("tiny-llama", "float32", order="priority", threshold=32),
+    Setting("tiny-qwen3", "float32", "async", "sequential", order="priority", policy="lru-holes", threshold=64),
 )
-"""Each model in both precisions, each scheduler with each mode, both runners; kernels of the second are interpreted."""
+"""Each model in both precisions, each scheduler with each mode, both runners; kernels of the second are interpreted.
+
+In those with a threshold, requests are preempted in the step that they were scheduled in, and stock vLLM runs beside.
+"""
 
 INTERPRETED_SHARE = 0.25
 """Cases of a setting of the second runner, to one of the first: it takes many times as long for a token."""
+BESIDE_SHARE = 0.5
+"""Cases of a setting in which stock vLLM runs them too."""
 
 
 def choose(model: str | None = None, **wanted: Any) -> list[Setting]:
@@ -52,7 +59,9 @@ def choose(model: str | None = None, **wanted: Any) -> list[Setting]:
 
 def spread(patterns: int, settings: Sequence[Setting]) -> list[int]:
     """How many of `patterns` cases each setting runs: at least one, more than `patterns` if there are more settings."""
-    weights = [INTERPRETED_SHARE if setting.runner == "v2" else 1.0 for setting in settings]
+    weights = [
+        INTERPRETED_SHARE if setting.runner == "v2" else BESIDE_SHARE if setting.beside else 1.0 for setting in settings
+    ]
     more = max(0, patterns - len(settings))
     counts = [1 + int(more * weight / sum(weights)) for weight in weights]
     number = 0

@@ -26,11 +26,13 @@ from agentcache.vllm_plugin.verify.cases import (
     Reset,
     Setting,
     Sleep,
+    Squeeze,
     Step,
     Submit,
     draw,
     shrink,
     tour,
+    withdrawal,
 )
 from agentcache.vllm_plugin.verify.sizes import ANSWER_TOKENS
 
@@ -75,6 +77,21 @@ def test_every_operation_and_every_choice_is_drawn() -> None:
     assert {op.samples for op in submits} == {1, 2, 3}
     share = Counter(case.equal for case in drawn)[True] / len(drawn)
     assert 0.03 < share < 0.3
+
+
+def test_what_is_crowded_has_a_small_pool_and_now_and_then_no_block() -> None:
+    drawn = [draw(random.Random(seed), crowded=True) for seed in range(100)]
+    crowded = [case for case in drawn if not case.equal]
+    assert {case.pool for case in crowded} == set(POOLS[:2])
+    assert all(any(isinstance(op, Squeeze) for op in case.ops) for case in crowded)
+
+
+def test_in_a_withdrawal_a_long_prompt_meets_a_more_urgent_one_when_blocks_run_out() -> None:
+    ops = withdrawal().ops
+    for number in (number for number, op in enumerate(ops) if isinstance(op, Squeeze)):
+        first, *_, second = (op for op in ops[:number][-5:] if isinstance(op, Submit))
+        assert first.urgency > second.urgency
+        assert (first.context, second.context) == (cases.LONGEST, cases.EDGE)
 
 
 @pytest.mark.parametrize("runner", ["v1", "v2"])

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from agentcache.cli.main import app
 from agentcache.vllm_plugin.verify.cases import Budget, Case, Corrupt, Drain, Evict, Setting, Step, Submit
 from agentcache.vllm_plugin.verify.child import Child
-from agentcache.vllm_plugin.verify.paths import REQUIRED, reproducer
+from agentcache.vllm_plugin.verify.paths import REQUIRED, REQUIRED_SHARED, reproducer
 
 pytestmark = pytest.mark.vllm
 pytest.importorskip("vllm", reason="the engines are vLLM's")
@@ -23,8 +23,12 @@ def test_every_path_is_walked_and_exact(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     result = json.loads(out.read_text())
     assert (result["mismatches"], result["bit_differences"], result["failures"]) == (0, 0, [])
-    assert all(result["paths"][path] > 0 for path in REQUIRED)
-    assert [row["setting"]["scheduler"] for row in result["settings"]] == ["sync", "async"]
+    assert all(result["paths"][path] > 0 for path in (*REQUIRED, *REQUIRED_SHARED))
+    assert [row["setting"]["scheduler"] for row in result["settings"]] == ["sync", "async", "sync"]
+    *alone, shared = result["settings"]
+    assert [row["stock"] for row in alone] == [None, None]
+    assert shared["stock"]["outcome"]["paths"]["keys withdrawn in the step that gave them"] > 0
+    assert result["stock_patterns"] == shared["cases"]
     assert all(row["negative_control_failed"] and row["outcome"]["tokens_after_hole"] for row in result["settings"])
 
 

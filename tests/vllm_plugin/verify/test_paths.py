@@ -5,9 +5,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agentcache.errors import ConfigError
-from agentcache.vllm_plugin.verify.cases import Case, Setting
+from agentcache.vllm_plugin.verify.cases import Case, Setting, withdrawal
 from agentcache.vllm_plugin.verify.outcome import Outcome, total
-from agentcache.vllm_plugin.verify.paths import REQUIRED, Finding, drawn, not_walked
+from agentcache.vllm_plugin.verify.paths import REQUIRED, REQUIRED_SHARED, Finding, drawn, not_walked
 from agentcache.vllm_plugin.verify.settings import ALL, MODELS, choose, spread
 
 LLAMA = Setting("tiny-llama", "float32")
@@ -26,6 +26,20 @@ def test_the_settings_meet_every_model_precision_scheduler_mode_order_and_runner
     assert {setting.scheduler for setting in ALL if setting.runner == "v2"} == {"sync", "async"}
     assert {setting.order for setting in ALL} == {"fcfs", "priority"}
     assert {setting.worker for setting in ALL} == {"ours", "stock"}
+    shared = [setting for setting in ALL if setting.threshold]
+    assert {setting.order for setting in shared} == {"priority"}
+    assert {setting.scheduler for setting in shared} == {"sync", "async"}
+
+
+def test_stock_runs_beside_where_a_steps_work_may_be_withdrawn() -> None:
+    assert LLAMA.beside is None
+    shared = Setting("tiny-llama", "float32", order="priority", threshold=32)
+    stock = shared.beside
+    assert stock is not None
+    assert (stock.plugin, stock.threshold, stock.order, stock.beside) == (False, 32, "priority", None)
+    assert stock.name == f"{shared.name}, vLLM alone"
+    assert withdrawal() in drawn(shared, 1, 1)
+    assert withdrawal() not in drawn(LLAMA, 20, 1)
 
 
 def test_flags_pick_among_the_settings() -> None:
@@ -46,8 +60,10 @@ def test_all_patterns_are_spread_and_interpreted_kernels_get_fewer(patterns: int
     assert sum(counts) == max(patterns, len(ALL))
     assert min(counts) >= 1
     second = [count for count, setting in zip(counts, ALL, strict=True) if setting.runner == "v2"]
-    first = [count for count, setting in zip(counts, ALL, strict=True) if setting.runner == "v1"]
-    assert max(second) <= min(first)
+    twice = [count for count, setting in zip(counts, ALL, strict=True) if setting.beside]
+    first = [count for count, setting in zip(counts, ALL, strict=True) if setting.runner == "v1" and not setting.beside]
+    assert max(second) <= min(twice) + 1
+    assert max(twice) <= min(first) + 1
     assert max(first) - min(first) <= 1
 
 
@@ -126,3 +142,5 @@ def test_a_path_that_nobody_walked_is_named() -> None:
     del walked.outcome.paths["abort"]
     assert not_walked([walked]) == ["abort"]
     assert not_walked([Finding(Setting("tiny-llama", "float32", runner="v2"), 1)]) == []
+    shared = Finding(Setting("tiny-llama", "float32", order="priority", threshold=32), 1)
+    assert not_walked([walked, shared]) == ["abort", *REQUIRED_SHARED]
