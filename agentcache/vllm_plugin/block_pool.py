@@ -1,9 +1,8 @@
 """vLLM's block pool, telling the residency what is stored, used again and lost."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import TYPE_CHECKING, Any
 
-from agentcache.model import BlocksStored
 from agentcache.vllm_plugin.compat import BlockPool, KVCacheBlock, Request, get_block_hash
 from agentcache.vllm_plugin.free_queue import ResidencyFreeQueue
 from agentcache.vllm_plugin.host import Host
@@ -18,6 +17,7 @@ class ResidencyBlockPool(BlockPool):
     def attach(self, host: Host) -> None:
         """Put the residency's queue in the place of the stock one."""
         self.agentcache = host
+        self.awaited: Set[Any] = frozenset()  # keys whose computation is to be noticed: another set stands here then
         stock = self.free_block_queue.get_all_free_blocks()
         self.free_block_queue = ResidencyFreeQueue(host, self.blocks, stock, self.hash_block_size)
 
@@ -51,7 +51,10 @@ class ResidencyBlockPool(BlockPool):
             while end < num_full_blocks and blocks[end].block_hash is None:
                 end += 1
             super().cache_full_blocks(request, blocks, start, end, *args, **kwargs)
-            self.agentcache.observe(BlocksStored(tuple(request.block_hashes[start:end])))
+            keys = tuple(request.block_hashes[start:end])
+            if not self.awaited.isdisjoint(keys):
+                self.awaited = frozenset()
+            self.agentcache.stored(keys)
             start = end
 
     def _remove_cached_block_hashes(self, block: KVCacheBlock) -> Any:

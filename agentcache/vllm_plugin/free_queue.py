@@ -27,6 +27,7 @@ class ResidencyFreeQueue:
         self._named: list[BlockHashWithGroupId | None] = [None] * len(blocks)  # what each face was named after
         self._keyless: OrderedDict[int, None] = OrderedDict()
         self.num_free_blocks = 0  # asked for every request of every step
+        self.returns = 0  # how often blocks came back, or lost what they held
         for block in free:
             self.append(block)
 
@@ -39,6 +40,7 @@ class ResidencyFreeQueue:
         """Blocks whose last reference has gone, in vLLM's order: a request's tail first."""
         evictable = []
         self.num_free_blocks += len(blocks)
+        self.returns += 1
         faces, named = self._faces, self._named
         for block in blocks:
             block_id, name = block.block_id, block.block_hash
@@ -57,6 +59,7 @@ class ResidencyFreeQueue:
     def prepend_n(self, blocks: Sequence[KVCacheBlock]) -> None:
         """Blocks to use first: vLLM gives back here what has no key."""
         self.num_free_blocks += len(blocks)
+        self.returns += 1
         for block in reversed(blocks):
             self._keyless[block.block_id] = None
             self._keyless.move_to_end(block.block_id, last=False)
@@ -71,7 +74,10 @@ class ResidencyFreeQueue:
         self.num_free_blocks -= n
         taken = [self._keyless.popitem(last=False)[0] for _ in range(min(n, len(self._keyless)))]
         if need := n - len(taken):
-            taken += [victim.id for victim in self._host.victims(need)]
+            victims = [victim.id for victim in self._host.victims(need)]
+            for block_id in victims:
+                self._named[block_id] = None  # its key is about to go
+            taken += victims
         return [self._blocks[block_id] for block_id in taken]
 
     def remove(self, block: KVCacheBlock) -> None:
@@ -96,8 +102,9 @@ class ResidencyFreeQueue:
     def lost_key(self, block: KVCacheBlock) -> None:
         """A free block's content was invalidated: nothing to keep any more."""
         face = self._faces[block.block_id]
-        if face in self._residency:
+        if self._named[block.block_id] is not None and face in self._residency:
             self._host.dropped([face])
+            self.returns += 1
             self._keyless[block.block_id] = None
 
     # Looking

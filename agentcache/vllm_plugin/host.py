@@ -44,13 +44,25 @@ class Host:
         self.dropping = "reset"  # why the engine invalidates blocks, while it does
         self.receipts = Receipts(residency, block_size, receipts)
         self._clock = clock
+        self._stored: list[Key] = []  # told together, before anything else is: a few blocks fill in every step
         self.now = clock()
 
     def tick(self) -> None:
         """A new step: the clock moves on."""
+        self._tell_stored()
         self.now = self._clock()
 
+    def stored(self, keys: Sequence[Key]) -> None:
+        """Blocks with these keys have been registered."""
+        self._stored += keys
+
+    def _tell_stored(self) -> None:
+        if self._stored:
+            keys, self._stored = tuple(self._stored), []
+            self.observe(BlocksStored(keys))
+
     def observe(self, event: Event) -> list[Decision]:
+        self._tell_stored()
         decisions = self.residency.observe(event, self.now)
         if not isinstance(event, _SILENT):
             self.meter.hear(event, self.receipts.hear(event, self.now))
@@ -60,6 +72,7 @@ class Host:
 
     def victims(self, need: int) -> list[Block]:
         """Take out exactly so many evictable blocks, which there are, to overwrite."""
+        self._tell_stored()
         begun = time.perf_counter()
         victims = self.residency.victims(need, self.now)
         assert victims is not None, f"{need} victims asked, {len(self.residency)} evictable"
@@ -70,11 +83,13 @@ class Host:
 
     def dropped(self, blocks: Sequence[Block]) -> None:
         """The engine has invalidated the content of these evictable blocks."""
+        self._tell_stored()
         self.residency.forget(blocks)
         self.meter.evicted(Counter(block.standing for block in blocks), self.dropping)
 
     def withdrawn(self, keys: Sequence[Key]) -> None:
         """Blocks that are in use have lost these keys."""
+        self._tell_stored()
         self.residency.withdrawn(keys)
         self.observe(BlocksEvicted(tuple(keys)))
 

@@ -1,6 +1,7 @@
 """Look-up and allocation with holes: resident blocks of a prompt are reused, only the missing ones are allocated."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from types import MethodType
 from typing import Any
 
@@ -128,10 +129,27 @@ class HoleFillingManager(FullAttentionManager):
         return [*super().pop_blocks_for_free(request_id), *behind.values()]
 
 
+@dataclass(slots=True)
+class Blocked:
+    """A request at the head of the queue that did not fit: what was looked up for it, and when it may fit.
+
+    It needs more than is free until blocks come back or somebody computes one of its own: blocks that are overwritten
+    or used meanwhile change its need and what is free by the same number.
+    """
+
+    request: Request
+    found: Any  # the answer of `get_computed_blocks`
+    returns: int  # of blocks to the pool, so far
+    keys: frozenset[Any]
+    tokens: int = 0  # that it asked for and did not get
+    alone: bool = False  # whether nothing ran then: vLLM keeps a reserve beside what runs
+
+
 class ResidencyKVCacheManager(KVCacheManager):
     """Adopted from a stock manager: the scheduler's view of `HoleFillingManager`.
 
-    `runs` holds, for each request that still has holes, what is resident behind its first missing block.
+    `runs` holds, for each request that still has holes, what is resident behind its first missing block. `plans` are
+    those of this step, by request, as they were last asked for. `blocked` is the request that did not fit last.
     """
 
     def attach(
@@ -144,6 +162,9 @@ class ResidencyKVCacheManager(KVCacheManager):
         self.cost = cost
         self.segment_s = cost.profile.c_seg
         self.runs: dict[str, list[Run]] = {}
+        self.plans: dict[str, tuple[int, int, tuple[list[Run], int]]] = {}
+        self.blocked: Blocked | None = None
+        self._looked_up: tuple[Request, Any] | None = None
         self.shortcuts: tuple[str, ...] = ()
 
     def seconds(self, start: int, end: int) -> float:
@@ -152,8 +173,12 @@ class ResidencyKVCacheManager(KVCacheManager):
         return self.cost.run_seconds(start // size, (end - start) // size)
 
     def settle(self) -> None:
-        """A step begins: go without detours if no request has holes."""
-        if not self.runs:
+        """A step begins: go without detours if no request has holes, and none is known not to fit."""
+        self.plans.clear()
+        self._looked_up = None
+        if self.blocked and self.blocked.request.is_finished():
+            self.blocked = None
+        if not self.runs and not self.blocked:
             shortcut(self, KVCacheManager, "allocate_slots")
         self.group.settle()
 
@@ -167,7 +192,11 @@ class ResidencyKVCacheManager(KVCacheManager):
             self.runs.pop(request.request_id, None)
             self.group.found.pop(request.request_id, None)
             return super().get_computed_blocks(request, max_cache_hit_length)
+        if self.blocked and self._still_blocked(request):
+            return self.blocked.found
+        no_shortcut(self)  # it is about to be allocated for, and may not fit
         result = super().get_computed_blocks(request)
+        self._looked_up = request, result
         prefix_tokens = result[1]
         self.runs.pop(request.request_id, None)
         if self.reuse_after_holes and not stock_only(request):
@@ -177,7 +206,6 @@ class ResidencyKVCacheManager(KVCacheManager):
                 if len(runs) < len(seen):
                     self.group.keep(request.request_id, runs)
                 self.runs[request.request_id] = runs
-                no_shortcut(self)
             elif seen:
                 self.group.keep(request.request_id, [])
         return result
@@ -187,17 +215,45 @@ class ResidencyKVCacheManager(KVCacheManager):
         runs = self.runs.get(request.request_id)
         if not runs:
             return [(start, start + tokens)], start + tokens
+        known = self.plans.get(request.request_id)
+        if known and known[:2] == (start, tokens):  # asked for when it is sized, allocated for and scheduled
+            return known[2]
         end = max(request.num_tokens, start + tokens)
-        return plan(runs, start, end, tokens, self.step_segments)
+        made = plan(runs, start, end, tokens, self.step_segments)
+        self.plans[request.request_id] = start, tokens, made
+        return made
+
+    def _still_blocked(self, request: Request) -> bool:
+        """Whether the request is known not to fit, whatever else has happened since it did not."""
+        blocked, pool = self.blocked, self.block_pool
+        return bool(
+            blocked
+            and blocked.request is request
+            and blocked.returns == pool.free_block_queue.returns
+            and blocked.keys is pool.awaited
+        )
 
     def allocate_slots(
         self, request: Request, num_new_tokens: int, num_new_computed_tokens: int = 0, *args: Any, **kwargs: Any
     ) -> KVCacheBlocks | None:
         """Give the request slots up to its frontier: the tokens to compute and the resident ones among them."""
+        wanted, alone = num_new_tokens, not kwargs.get("has_scheduled_reqs", True)
+        if self.blocked and self._still_blocked(request):  # so that what was looked up is old
+            if num_new_tokens < self.blocked.tokens or alone != self.blocked.alone:
+                self.blocked = None  # it may fit like this: the next step looks it up
+            return None
         if request.request_id in self.runs:
             start = request.num_computed_tokens + num_new_computed_tokens
             num_new_tokens = self.plan(request, start, num_new_tokens)[1] - start
-        return super().allocate_slots(request, num_new_tokens, num_new_computed_tokens, *args, **kwargs)
+        slots = super().allocate_slots(request, num_new_tokens, num_new_computed_tokens, *args, **kwargs)
+        if self._looked_up and self._looked_up[0] is request:
+            self.blocked = None if slots else self._not_fitting(request, self._looked_up[1], wanted, alone)
+        return slots
+
+    def _not_fitting(self, request: Request, found: Any, tokens: int, alone: bool) -> Blocked:
+        before, pool = self.blocked, self.block_pool
+        pool.awaited = before.keys if before and before.request is request else frozenset(request.block_hashes)
+        return Blocked(request, found, pool.free_block_queue.returns, pool.awaited, tokens, alone)
 
     def advance(self, request: Request, tokens: int) -> tuple[list[Run], int]:
         """The step is scheduled: returns its segments, and how many resident tokens the request jumps over."""

@@ -14,6 +14,7 @@ from agentcache.vllm_plugin.config import load_options
 from agentcache.vllm_plugin.gauges import gauge
 from agentcache.vllm_plugin.holes import SEGMENTS
 from agentcache.vllm_plugin.host import Host
+from agentcache.vllm_plugin.kv_manager import no_shortcut, shortcut
 from agentcache.vllm_plugin.link import Link
 from agentcache.vllm_plugin.pacing import Pacer
 from agentcache.vllm_plugin.refusals import refuse
@@ -30,6 +31,7 @@ class ResidencyScheduling:
     """
 
     agentcache: Host | None = None
+    shortcuts: tuple[str, ...] = ()
     pacer: Pacer
     link: Link | None = None
 
@@ -62,6 +64,10 @@ class ResidencyScheduling:
                 self.waiting.reorder()
             self.pacer.open()
             self.kv_cache_manager.settle()
+            if self.waiting or self._inflight_prefills:
+                no_shortcut(self)
+            else:  # decodes alone, whose chunks are no matter of ours
+                shortcut(self, Scheduler, "_reserve_prefill_lookahead")
         output: SchedulerOutput = super().schedule(*args, **kwargs)
         if self.agentcache and self.waiting and not self.running:
             self.agentcache.residency.stalled()

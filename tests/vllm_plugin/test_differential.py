@@ -86,7 +86,8 @@ class Side(rig.Rig):
             "told": told,
             "tables": {name: self._named(self.manager.get_block_ids(name)) for name in live},
             "computed": {name: request.num_computed_tokens for name, request in live.items()},
-            "cached": {name: repr(request.prefill_stats) for name, request in live.items()},
+            # Of who waits it is what the last look-up said, and ours does not look up again who cannot fit.
+            "cached": {one.request_id: repr(one.prefill_stats) for one in self.scheduler.running},
             "keys": [block.block_hash for block in by_name],
             "references": [block.ref_cnt for block in by_name if not block.is_null],
             "free": [self.names[number] for number in self.free()],

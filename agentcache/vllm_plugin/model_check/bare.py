@@ -45,8 +45,7 @@ def build(world: World) -> Any:
     config.cache_config.num_gpu_blocks = world.pool + 1  # one is vLLM's null block
     config.scheduler_config.policy = world.order
     config.scheduler_config.async_scheduling = world.asynchronous
-    # A prompt need not fit as a whole to be begun: pools are to overflow in the middle of one.
-    config.scheduler_config.scheduler_reserve_full_isl = False
+    config.scheduler_config.scheduler_reserve_full_isl = world.whole
     config.parallel_config.worker_cls = "agentcache.vllm_plugin.cpu_worker.AgentCacheCPUWorker"
     options = {
         "policy": world.policy,

@@ -72,7 +72,8 @@ Op = Submit | Step | Drain | Evict | Abort | Preempt | Reset | Budget
 class World(msgspec.Struct, frozen=True):
     """A scheduler: ours or vLLM's own (`stock`), with at most `depth` steps whose outputs are not back.
 
-    Only `AsyncScheduler` goes beyond one. `segments` of a request at most, as in `EngineOptions`; `windows`: of
+    Only `AsyncScheduler` goes beyond one. `segments` of a request at most, as in `EngineOptions`; `whole`: a prompt
+    begins only where all of it fits; `windows`: of
     sliding-window groups beside the full one, for `stock`.
     """
 
@@ -85,6 +86,7 @@ class World(msgspec.Struct, frozen=True):
     admission: str = "fcfs"
     pool: int = POOLS[-1]
     segments: int = 8
+    whole: bool = False
     windows: tuple[int, ...] = ()
 
 
@@ -110,6 +112,7 @@ def draw_world(rng: random.Random) -> World:
         admission=rng.choice(ADMISSIONS),
         pool=rng.choice(POOLS),
         segments=rng.choice((8, 2)),
+        whole=rng.random() < 0.5,
     )
 
 

@@ -13,7 +13,14 @@ from agentcache.vllm_plugin.model_check.text import Text
 MAX_STEPS = 3000
 """Of one drain; drawn programs take a few dozen."""
 
-REQUIRED = ("preempted in the step it was scheduled in", "holes", "resets", "depth 2", "depth 3")
+REQUIRED = (
+    "preempted in the step it was scheduled in",
+    "holes",
+    "resets",
+    "depth 2",
+    "depth 3",
+    "remembered not to fit",
+)
 OFTEN = 50
 """How often a run must have met each of these to be a proof."""
 
@@ -228,6 +235,25 @@ class Rig:
                 raise Wrong(f"block {block.block_id} bears a key, and does not hold what it says")
         if self.host:
             self.pool.free_block_queue.check()
+            self._check_blocked()
+
+    def _check_blocked(self) -> None:
+        """Whoever is remembered not to fit must not fit, by a look at what is there now."""
+        blocked = self.manager.blocked
+        if not (blocked and self.manager._still_blocked(blocked.request) and self.world.whole):
+            return
+        self.met["remembered not to fit"] += 1
+        request, get = blocked.request, self.pool.cached_block_hash_to_block.get_one_block
+        here = [get(compat.make_block_hash_with_group_id(key, 0)) for key in request.block_hashes]
+        del here[(request.num_tokens - 1) // BLOCK_SIZE :]
+        if not self.manager.reuse_after_holes:
+            del here[next((index for index, block in enumerate(here) if block is None), len(here)) :]
+        resident = [block for block in here if block is not None]
+        if self.world.segments < 8:
+            return  # not all that is resident is taken
+        need = -(-request.num_tokens // BLOCK_SIZE) - sum(block.ref_cnt > 0 for block in resident)
+        if need <= (free := self.pool.get_num_free_blocks()):
+            raise Wrong(f"{request.request_id} is remembered not to fit; it needs {need} blocks, {free} are free")
 
     def _learn_keys(self) -> None:
         for name, request in self._requests.items():

@@ -36,6 +36,7 @@ def worlds(draw: st.DrawFn) -> programs.World:
         admission=draw(st.sampled_from(programs.ADMISSIONS)),
         pool=draw(st.sampled_from(programs.POOLS)),
         segments=draw(st.sampled_from((8, 2))),
+        whole=draw(st.booleans()),
     )
 
 
