@@ -5,13 +5,16 @@ running count as censored at their age (Kaplan and Meier, 1958): a class of whic
 if all did. Classes form a tree, and each leans on its parent until it has seen enough itself:
 
     all -> stop reason -> tool name -> depth of the turn
+
+What was seen is frozen now and then, in a few array operations; a class's curve is estimated from it when somebody
+first asks for it, so no call takes longer for there being many classes.
 """
 
 import math
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -48,12 +51,16 @@ def bucket(age_s: float) -> int:
     return j + 1 if j + 1 < BUCKETS and age_s >= EDGES[j + 1] else j
 
 
-@dataclass(slots=True)
-class _Counts:
-    """Of one class: pauses that ended in each bucket, and those that were lost from sight there."""
+_LATER = np.triu(np.ones((BUCKETS, BUCKETS), dtype=bool))
 
-    returns: Any = field(default_factory=lambda: np.zeros(BUCKETS))
-    censored: Any = field(default_factory=lambda: np.zeros(BUCKETS))
+
+@dataclass(frozen=True, slots=True)
+class _Frozen:
+    """What had been seen at one moment: by class and bucket, pauses that ended, were lost, and were still running."""
+
+    counts: Any  # [class, 2, bucket]: returns, censored
+    returns: tuple[int, ...]  # of each class in all, without decay
+    running: Any  # [class, bucket], of the most specific classes alone
 
 
 class Curve:
@@ -66,8 +73,8 @@ class Curve:
         held = np.concatenate(([0.0], np.cumsum(alive[:-1] * _WIDTHS * (1 - self.hazard / 2))))
         returned = alive[:-1, None] - alive[None, 1:]
         waited = held[None, 1:] - held[:-1, None]
-        later = np.triu(np.ones((BUCKETS, BUCKETS), dtype=bool))
-        rates = np.where(later & (waited > 0), returned / np.where(waited > 0, waited, 1.0), 0.0)
+        fine = _LATER & (waited > 0)
+        rates = np.divide(returned, waited, out=np.zeros_like(returned), where=fine)
         self.rates: list[float] = rates.max(axis=1).tolist()
         self._alive: list[float] = alive.tolist()
 
@@ -95,33 +102,38 @@ class Survival:
 
     def __init__(self) -> None:
         self.generation = 0
-        self._counts: dict[Path, _Counts] = {(): _Counts()}
-        self._curves: dict[Path, Curve] = {}
-        self._returns: Counter[Path] = Counter()
-        self._pausing: dict[Context, tuple[Path, float]] = {}
+        self._rows: dict[Path, int] = {}  # classes, each behind its parent
+        self._lineages: list[tuple[int, ...]] = []  # of each class, the rows from the root to itself
+        self._below: list[list[int]] = []  # of each class, the rows of itself and of all classes under it
+        self._counts = np.zeros((64, 2, BUCKETS))
+        self._returns: list[int] = []
+        self._row(())
+        self._frozen: _Frozen | None = None
+        self._curves: dict[int, Curve] = {}
+        self._pausing: dict[Context, tuple[int, float]] = {}  # the class, and since when
         self._tools: Counter[str] = Counter()
         self._seen = 0
-        self._release_ages: dict[tuple[Path, float, float], float] = {}
+        self._release_ages: dict[tuple[int, float, float], float] = {}
 
     @property
     def ready(self) -> bool:
         """Whether enough returns were seen to order anything by them."""
-        return () in self._curves
+        return self._frozen is not None and self._frozen.returns[0] >= MIN_RETURNS
 
     # Learning
 
     def paused(self, context: Context, now: float) -> None:
         """A turn of the context is over and no other one is open."""
-        self._pausing[context] = (self._path(context), now)
+        self._pausing[context] = (self._row(self._path(context)), now)
 
     def returned(self, context: Context, now: float) -> None:
         """A turn of a paused context has arrived."""
         if (pause := self._pausing.pop(context, None)) is None:
             return
-        path, since = pause
+        row, since = pause
         j = bucket(now - since)
-        for part in _lineage(path):
-            self._at(part).returns[j] += 1
+        for part in self._lineages[row]:
+            self._counts[part, 0, j] += 1
             self._returns[part] += 1
         self._seen += 1
         if self._seen in _REBUILDS or self._seen % _REBUILD_EVERY == 0:
@@ -130,48 +142,63 @@ class Survival:
     def lost(self, context: Context, now: float) -> None:
         """A paused context is out of sight: it had not returned so far, and that count stays."""
         if (pause := self._pausing.pop(context, None)) is not None:
-            path, since = pause
-            for part in _lineage(path):
-                self._at(part).censored[bucket(now - since)] += 1
+            row, since = pause
+            for part in self._lineages[row]:
+                self._counts[part, 1, bucket(now - since)] += 1
 
     def ended(self, context: Context) -> None:
         """A context is known to have ended: it says nothing about those of which that is not known."""
         self._pausing.pop(context, None)
 
     def rebuild(self, now: float) -> None:
-        """Estimate all curves anew, from the roots on."""
+        """From now on, curves are estimated from all that was seen up to here."""
+        classes = len(self._rows)
         if self._seen % _DECAY_EVERY == 0 and self._seen:
-            for counts in self._counts.values():
-                counts.returns *= _DECAY
-                counts.censored *= _DECAY
-        running: dict[Path, Any] = {}
-        for path, since in self._pausing.values():
-            j = bucket(now - since)
-            for part in _lineage(path):
-                if part not in running:
-                    running[part] = np.zeros(BUCKETS)
-                running[part][j] += 1
+            self._counts *= _DECAY
+        pauses = np.fromiter(chain.from_iterable(self._pausing.values()), float, 2 * len(self._pausing))
+        rows, ages = pauses[::2].astype(int), now - pauses[1::2]
+        buckets = np.clip(np.searchsorted(EDGES, ages, side="right") - 1, 0, BUCKETS - 1)
+        running = np.bincount(rows * BUCKETS + buckets, minlength=classes * BUCKETS).reshape(classes, BUCKETS)
+        self._frozen = _Frozen(self._counts[:classes].copy(), tuple(self._returns), running)
         self._curves = {}
         self._release_ages = {}
-        if self._returns[()] >= MIN_RETURNS:
-            for path in sorted(self._counts, key=len):
-                if path == () or self._returns[path] >= MIN_RETURNS:
-                    self._curves[path] = Curve(self._hazard(path, running.get(path, 0.0)))
         self.generation += 1
 
-    def _hazard(self, path: Path, running: Any) -> Any:
-        counts = self._counts[path]
-        reaching = np.cumsum((counts.returns + counts.censored + running)[::-1])[::-1]
-        if path == ():
-            return (counts.returns + 0.02) / (reaching + 1)
-        parent = self.curve(path[:-1]).hazard
-        return (counts.returns + _PARENT_WEIGHT * parent) / (reaching + _PARENT_WEIGHT)
+    def _curve(self, row: int) -> Curve:
+        """The estimate that speaks for a class: its own, or that of the nearest class above with enough returns."""
+        if self._frozen is None or not self.ready:
+            raise KeyError("too few returns were seen to estimate anything")
+        returns, lineage = self._frozen.returns, self._lineages[row]
+        row = next(part for part in reversed(lineage) if part < len(returns) and returns[part] >= MIN_RETURNS)
+        if (curve := self._curves.get(row)) is None:
+            curve = self._curves[row] = Curve(self._hazard(row))
+        return curve
 
-    def _at(self, path: Path) -> _Counts:
-        counts = self._counts.get(path)
-        if counts is None:
-            counts = self._counts[path] = _Counts()
-        return counts
+    def _hazard(self, row: int) -> Any:
+        assert self._frozen
+        returns, censored = self._frozen.counts[row]
+        running = self._frozen.running
+        running = running[[part for part in self._below[row] if part < len(running)]].sum(axis=0)
+        reaching = np.cumsum((returns + censored + running)[::-1])[::-1]
+        if row == 0:
+            return (returns + 0.02) / (reaching + 1)
+        parent = self._curve(self._lineages[row][-2]).hazard
+        return (returns + _PARENT_WEIGHT * parent) / (reaching + _PARENT_WEIGHT)
+
+    def _row(self, path: Path) -> int:
+        """The row of a class, a new one if there is none."""
+        row = self._rows.get(path)
+        if row is None:
+            above = self._lineages[self._row(path[:-1])] if path else ()
+            row = self._rows[path] = len(self._rows)
+            self._lineages.append((*above, row))
+            self._below.append([])
+            for part in self._lineages[row]:
+                self._below[part].append(row)
+            self._returns.append(0)
+            if row == len(self._counts):
+                self._counts = np.concatenate([self._counts, np.zeros_like(self._counts)])
+        return row
 
     def _path(self, context: Context) -> Path:
         tool = context.tool
@@ -187,16 +214,16 @@ class Survival:
 
     def curve(self, path: Path) -> Curve:
         """The most specific estimate that speaks for a class. Raises `KeyError` while nothing is known."""
-        while path and path not in self._curves:
+        while path not in self._rows:
             path = path[:-1]
-        return self._curves[path]
+        return self._curve(self._rows[path])
 
     def rates(self, context: Context) -> list[float]:
         """By age bucket: the most returns per second of waiting that keeping the context can bring (Gittins, 1979).
 
         max over h of P(return within h | age) / E[seconds held until then]. The context must be paused.
         """
-        return self.curve(self._pausing[context][0]).rates
+        return self._curve(self._pausing[context][0]).rates
 
     def since(self, context: Context) -> float | None:
         """Since when the context has been paused; None if it is not."""
@@ -207,31 +234,31 @@ class Survival:
         """P(the context returns within the window, having been away for `age_s`); 1 while nothing is known."""
         if not self.ready:
             return 1.0
-        path = self._pausing[context][0] if context in self._pausing else self._path(context)
-        return self.curve(path).p_return(age_s, window_s)
+        return self._curve(self._class(context)).p_return(age_s, window_s)
 
     def release_age_s(self, context: Context, window_s: float, theta: float) -> float:
         """The age from which on P(return within the window) stays below `theta`; infinity while nothing is known."""
         if not self.ready:
             return math.inf
-        path = self._pausing[context][0] if context in self._pausing else self._path(context)
-        found = self._release_ages.get((path, window_s, theta))
+        row = self._class(context)
+        found = self._release_ages.get((row, window_s, theta))
         if found is None:
-            curve = self.curve(path)
+            curve = self._curve(row)
             ages = [age for age in EDGES[:-1] if curve.p_return(age, window_s) >= theta]
             found = EDGES[EDGES.index(ages[-1]) + 1] if ages else 0.0
-            self._release_ages[(path, window_s, theta)] = found
+            self._release_ages[(row, window_s, theta)] = found
         return found
+
+    def _class(self, context: Context) -> int:
+        return pause[0] if (pause := self._pausing.get(context)) else self._row(self._path(context))
 
     def check(self) -> None:
         """Recount; raise `CheckFailed` with the equation that does not hold."""
-        for path in self._counts:
-            if path and path[:-1] not in self._counts:
-                raise CheckFailed(f"survival: class {path} has no parent")
-        for path, curve in self._curves.items():
+        for path, row in self._rows.items():
+            if path and self._lineages[row] != (*self._lineages[self._rows.get(path[:-1], -1)], row):
+                raise CheckFailed(f"survival: class {path} does not stand under its parent")
+        if not len(self._rows) == len(self._lineages) == len(self._below) == len(self._returns):
+            raise CheckFailed(f"survival: {len(self._rows)} classes, {len(self._lineages)} lineages")
+        for row, curve in self._curves.items():
             if not np.all((curve.hazard >= 0) & (curve.hazard <= 1)):
-                raise CheckFailed(f"survival: class {path} has a hazard outside [0, 1]")
-
-
-def _lineage(path: Path) -> Iterator[Path]:
-    return (path[:n] for n in range(len(path) + 1))
+                raise CheckFailed(f"survival: the class in row {row} has a hazard outside [0, 1]")

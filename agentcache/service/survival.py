@@ -21,7 +21,7 @@ class ClusterSurvival(Survival):
     def __init__(self) -> None:
         super().__init__()
         self._one_in = 1
-        self._sampled: dict[Context, tuple[tuple[object, ...], float]] = {}
+        self._sampled: dict[Context, tuple[int, float]] = {}
         self._rebuilt_at = 0.0
 
     def paused(self, context: Context, now: float) -> None:

@@ -110,6 +110,29 @@ def test_classes_speak_for_themselves_once_they_have_seen_enough() -> None:
     assert survival.p_return(idle(survival, Standing.END_TURN), 0.0, 10.0) < 0.3
 
 
+def test_a_curve_is_of_its_rebuild_whoever_asks_when() -> None:
+    """Estimated when somebody asks, from what had been seen when the curves were rebuilt."""
+    asked, late = Survival(), Survival()
+    draw = random.Random(5)
+    contexts = [Context(str(i), "j", standing=Standing.TOOL, tool=f"tool{i % 5}", depth=i % 9) for i in range(400)]
+    pauses = [draw.expovariate(0.1) for _ in contexts]
+    for survival in (asked, late):
+        for context, pause_s in zip(contexts, pauses, strict=True):
+            survival.paused(context, 0.0)
+            if pause_s < 20:
+                survival.returned(context, pause_s)
+        survival.rebuild(20.0)
+    path = (Standing.TOOL, "tool3", 2)
+    first = asked.curve(path).rates
+    for survival in (asked, late):
+        generation = survival.generation
+        for context in contexts[:50]:
+            survival.paused(context, 30.0)
+            survival.lost(context, 31.0)
+        assert survival.generation == generation, "nothing was rebuilt"
+    assert late.curve(path).rates == asked.curve(path).rates == first
+
+
 def test_nothing_is_known_at_first() -> None:
     survival = Survival()
     context = idle(survival)
