@@ -8,7 +8,9 @@
     working-set            jobs whose contexts do not fit the pool together are held; in the order of their arrival
     fixed-release:S        the same, and a paused job gives up its place after S seconds
 
-Every turn may run but under the last two. Priorities come first in all.
+Every turn may run but under the last two. Turns' own priorities come first where somebody asked for that: the engine's
+own order is by priority (vLLM's `--scheduling-policy priority`), the rule is `priority`, or another one is told so by
+`priority=true`. Else nobody jumps a queue that is to be first come, first served.
 """
 
 import math
@@ -20,7 +22,7 @@ from agentcache.policy.working_set import WorkingSetConfig
 
 _RULES = {
     "fcfs": None,
-    "priority": WorkingSetConfig(order="turn", footprints=False),
+    "priority": WorkingSetConfig(order="turn", footprints=False, priority=True),
     "program": WorkingSetConfig(order="program", footprints=False),
     "program-fcfs+retained": WorkingSetConfig(order="retained", footprints=False),
     "resident-first": WorkingSetConfig(order="resident", footprints=False),
@@ -34,8 +36,12 @@ BUILT = (*_RULES, *_ALIASES)
 
 _NUMBERS = ("release_s", "window_s", "theta", "max_release_s", "headroom", "growth_quantile", "max_hold_s")
 _OPTIONS = {
-    "working-set": ("order", *_NUMBERS, "floor.TENANT"),
-    "fixed-release": tuple(name for name in _NUMBERS if name not in ("window_s", "theta", "max_release_s"))
+    "program": ("priority",),
+    "program-fcfs+retained": ("priority",),
+    "resident-first": ("priority",),
+    "working-set": ("order", "priority", *_NUMBERS, "floor.TENANT"),
+    "fixed-release": ("priority",)
+    + tuple(name for name in _NUMBERS if name not in ("window_s", "theta", "max_release_s"))
     + ("floor.TENANT",),
 }
 
@@ -66,6 +72,8 @@ def parse_admission(spec: str) -> WorkingSetConfig | None:
             raise ConfigError(
                 f"admission {given!r} has no option {key!r}; nothing was started", hint=f"its options: {listed}"
             )
+        elif key == "priority":
+            values[key] = _true(spec, key, text)
         else:
             values[key] = text if key == "order" else _number(spec, key, text)
     if name == "fixed-release" and "release_s" not in values:
@@ -74,6 +82,12 @@ def parse_admission(spec: str) -> WorkingSetConfig | None:
             hint="give the seconds of pause after which a job gives up its place: fixed-release:60",
         )
     return replace(rule, **values, floors=tuple(floors.items())) if rule and (values or floors) else rule
+
+
+def _true(spec: str, key: str, text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ConfigError(f"admission {spec!r}: {key} is {text!r}, expected true or false; nothing was started")
+    return text == "true"
 
 
 def _number(spec: str, key: str, text: str) -> float:

@@ -8,7 +8,7 @@ from agentcache.errors import ConfigError
 from agentcache.policy.chains import Chain, ChainTree
 
 Order = Literal["turn", "program", "retained", "resident"]
-"""Which of the turns that may run goes first, after their priority.
+"""Which of the turns that may run goes first, after their priority where that counts.
 
 `turn`: the one that came first. `program`: that of the job that came first. `retained`: the same, but first come those
 whose context is retained. `resident`: the one with the largest resident share of its prompt. The last two and
@@ -20,7 +20,9 @@ whose context is retained. `resident`: the one with the largest resident share o
 class WorkingSetConfig:
     """What the rule may be told.
 
-    `order`: see `Order`. `footprints`: whether the jobs that take turns must fit the pool; without, only the order is
+    `order`: see `Order`. `priority`: whether turns' own priorities come first although the engine's own order is another
+    one: hosts tell them then, and where that order is by priority. `footprints`: whether the jobs that take turns must
+    fit the pool; without, only the order is
     left. A paused job gives up its place `release_s` after its last turn; by default (None) when
     P(return within `window_s` seconds) falls below `theta`, at most `max_release_s` after it, which also holds until
     enough pauses were seen. `headroom`: share of the pool left free. `growth_quantile`: of the growth of past turns,
@@ -29,6 +31,7 @@ class WorkingSetConfig:
     """
 
     order: Order = "program"
+    priority: bool = False
     footprints: bool = True
     release_s: float | None = None
     window_s: float = 60.0

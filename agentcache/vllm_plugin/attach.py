@@ -52,6 +52,7 @@ def attach(scheduler: Any, options: EngineOptions) -> Host:
 
     if host.residency.admission:
         scheduler.waiting = RankedQueue(host)  # nothing waits yet
+        host.priorities = host.residency.admission.config.priority or config.scheduler_config.policy == "priority"
         host.residency.admission.on_hold_end = host.held
         if isinstance(policy, Retains):
             host.residency.admission.is_retained = policy.retains

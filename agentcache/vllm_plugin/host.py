@@ -42,6 +42,7 @@ class Host:
         self.listeners: list[Listener] = []
         self.meter = Meter()
         self.dropping = "reset"  # why the engine invalidates blocks, while it does
+        self.priorities = False  # whether requests' priorities count, as somebody asked
         self.receipts = Receipts(residency, block_size, receipts)
         self._clock = clock
         self._stored: list[Key] = []  # told together, before anything else is: a few blocks fill in every step
@@ -107,7 +108,8 @@ class Host:
             self.meter.count("agentcache_stock_turns_total", reason)
         keys = tuple(request.block_hashes)
         self.receipts.expect(request.request_id, keys)
-        self.observe(TurnArrived(request.request_id, keys, hints.job, hints.context, hints.tool_ran, request.priority))
+        urgency = request.priority if self.priorities else 0
+        self.observe(TurnArrived(request.request_id, keys, hints.job, hints.context, hints.tool_ran, urgency))
         self.meter.observe("agentcache_decision_seconds", time.perf_counter() - begun, "observe")
 
     def preempted(self, request: Request) -> None:

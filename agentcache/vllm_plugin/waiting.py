@@ -5,7 +5,7 @@ from agentcache.vllm_plugin.host import Host
 
 
 class RankedQueue(FCFSRequestQueue):
-    """Stands in the place of either of vLLM's queues: ranks begin with a request's priority, ties keep their order.
+    """Stands in the place of either of vLLM's queues: ranks begin with priorities that count, ties keep their order.
 
     A step takes from the front, and puts back there what it has skipped, so the order lasts until a rank changes.
     """

@@ -24,7 +24,9 @@ def test_the_engines_own_order_needs_no_rule(name: str) -> None:
         ("program", WorkingSetConfig(order="program", footprints=False)),
         ("program-fcfs", WorkingSetConfig(order="program", footprints=False)),
         ("program-fcfs+retained", WorkingSetConfig(order="retained", footprints=False)),
-        ("priority", WorkingSetConfig(order="turn", footprints=False)),
+        ("priority", WorkingSetConfig(order="turn", footprints=False, priority=True)),
+        ("program:priority=true", WorkingSetConfig(footprints=False, priority=True)),
+        ("fixed-release:9,priority=true", WorkingSetConfig(release_s=9.0, priority=True)),
         ("resident-first", WorkingSetConfig(order="resident", footprints=False)),
     ],
 )
@@ -49,6 +51,8 @@ def test_names_stand_for_rules(spec: str, rule: WorkingSetConfig) -> None:
         ("working-set:floor.a=0.6,floor.b=0.6", "floors"),
         ("working-set:order=chance", "out of range"),
         ("fixed-release", "no release time"),
+        ("working-set:priority=1", "expected true or false"),
+        ("priority:priority=true", "no option 'priority'"),
         ("fixed-release:theta=0.2", "no option 'theta'"),
     ],
 )
