@@ -60,8 +60,8 @@ class ResidencyScheduling:
                 self.link.poll()
             for decision in self.agentcache.residency.admit(self.agentcache.now):
                 logger.debug("AgentCache: %s", decision)
-            if isinstance(self.waiting, RankedQueue):
-                self.waiting.reorder()
+            if isinstance(self.waiting, RankedQueue) and self.waiting.reorder():
+                self.deferred_waiting.update(self.waiting.held)  # as if this step had skipped them
             self.pacer.open()
             self.kv_cache_manager.settle()
             if self.waiting or self._inflight_prefills:
@@ -69,18 +69,9 @@ class ResidencyScheduling:
             else:  # decodes alone, whose chunks are no matter of ours
                 shortcut(self, Scheduler, "_reserve_prefill_lookahead")
         output: SchedulerOutput = super().schedule(*args, **kwargs)
-        if self.agentcache and self.waiting and not self.running:
+        if self.agentcache and len(self.waiting) and not self.running:
             self.agentcache.residency.stalled()
         return output
-
-    def _handle_blocked_waiting_request(self, request: Request) -> bool:
-        """vLLM's own question whether a queued request can run: one that says no keeps its place and is asked again."""
-        # Who has blocks keeps them while it waits, so that holding it would serve nobody.
-        holdable = self.agentcache and not request.num_computed_tokens
-        if holdable and not self.agentcache.residency.may_run(request.request_id):
-            return False
-        ready: bool = super()._handle_blocked_waiting_request(request)
-        return ready
 
     def _reserve_prefill_lookahead(self, request: Request, num_computed_tokens: int, num_new_tokens: int) -> int:
         """vLLM's own last word on the size of a chunk: what this step's holes hold, and what decodes can wait for."""
