@@ -20,10 +20,9 @@ whose context is retained. `resident`: the one with the largest resident share o
 class WorkingSetConfig:
     """What the rule may be told.
 
-    `order`: see `Order`. `priority`: whether turns' own priorities come first although the engine's own order is another
-    one: hosts tell them then, and where that order is by priority. `footprints`: whether the jobs that take turns must
-    fit the pool; without, only the order is
-    left. A paused job gives up its place `release_s` after its last turn; by default (None) when
+    `order`: see `Order`. `priority`: whether turns' own priorities come first although the engine's own order is not by
+    them: hosts tell them then, and where it is. `footprints`: whether the jobs that take turns must fit the pool;
+    without, only the order is left. A paused job gives up its place `release_s` after its last turn; by default (None) when
     P(return within `window_s` seconds) falls below `theta`, at most `max_release_s` after it, which also holds until
     enough pauses were seen. `headroom`: share of the pool left free. `growth_quantile`: of the growth of past turns,
     what the next one is granted. `max_hold_s`: after which a held turn runs whatever fits. `floors`: tenants with the
