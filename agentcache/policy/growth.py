@@ -13,11 +13,13 @@ class GrowthWindow:
     def __init__(self, quantile: float) -> None:
         self._quantile = quantile
         self._all = _Window(quantile)
+        self.version = 0  # changes when an answer may have
         self._classes = {standing: _Window(quantile) for standing in Standing}
 
     def add(self, standing: Standing, blocks: int) -> None:
-        self._all.add(blocks)
-        self._classes[standing].add(blocks)
+        # The class speaks for itself from its last early sample on, whether or not its value is another one.
+        moved = self._all.add(blocks), self._classes[standing].add(blocks)
+        self.version += any(moved) or self._classes[standing].samples == _SAMPLES
 
     def expected(self, standing: Standing) -> int:
         """The quantile of the class's growth in blocks; 0 while nothing was seen."""
@@ -34,8 +36,11 @@ class _Window:
         self.samples = 0
         self.value = 0
 
-    def add(self, blocks: int) -> None:
+    def add(self, blocks: int) -> bool:
+        """Take a sample; returns whether the quantile is another one now."""
         self._values.add(blocks)
         self.samples += 1
+        before = self.value
         if self.samples <= _SAMPLES or self.samples % _SAMPLES == 0:  # sorting the window for each sample is dear
             self.value = int(self._values.quantile(self._quantile))
+        return self.value != before

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Literal, get_args
 
 from agentcache.errors import ConfigError
@@ -22,11 +23,11 @@ class WorkingSetConfig:
 
     `order`: see `Order`. `priority`: whether turns' own priorities come first although the engine's own order is not by
     them: hosts tell them then, and where it is. `footprints`: whether the jobs that take turns must fit the pool;
-    without, only the order is left. A paused job gives up its place `release_s` after its last turn; by default (None) when
-    P(return within `window_s` seconds) falls below `theta`, at most `max_release_s` after it, which also holds until
-    enough pauses were seen. `headroom`: share of the pool left free. `growth_quantile`: of the growth of past turns,
-    what the next one is granted. `max_hold_s`: after which a held turn runs whatever fits. `floors`: tenants with the
-    share of the pool that is theirs first.
+    without, only the order is left. A paused job gives up its place `release_s` after its last turn; by default
+    (None) when P(return within `window_s` seconds) falls below `theta`, at most `max_release_s` after it, which
+    also holds until enough pauses were seen. `headroom`: share of the pool left free. `growth_quantile`: of the
+    growth of past turns, what the next one is granted. `max_hold_s`: after which a held turn runs whatever fits.
+    `floors`: tenants with the share of the pool that is theirs first.
     """
 
     order: Order = "program"
@@ -97,6 +98,9 @@ class Choice:
     exceptions: dict[str, Excuse] = field(default_factory=dict)
 
 
+_place = attrgetter("order", "job")
+
+
 class _Part:
     """A part of the pool with `room` blocks, filled in order: the first job that does not fit ends it."""
 
@@ -139,8 +143,8 @@ def choose(candidates: Iterable[Candidate], capacity_blocks: int, config: Workin
     members: list[str] = []
     competing: list[Candidate] = []
     busy = False
-    for candidate in sorted(candidates, key=lambda candidate: (candidate.order, candidate.job)):
-        floor = floors.get(candidate.tenant)
+    for candidate in sorted(candidates, key=_place):
+        floor = floors.get(candidate.tenant) if floors else None
         if floor and floor.fits(candidate):
             floor.add(candidate)
             members.append(candidate.job)
@@ -153,7 +157,7 @@ def choose(candidates: Iterable[Candidate], capacity_blocks: int, config: Workin
     held: dict[str, str] = {}
     exceptions: dict[str, Excuse] = {}
     for candidate in competing:
-        if not rest.fits(candidate):
+        if rest.full or not rest.fits(candidate):  # behind the first that does not fit there may be thousands
             if not rest.jobs:
                 exceptions[candidate.job] = "alone"
             elif candidate.held_s > config.max_hold_s:

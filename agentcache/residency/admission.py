@@ -1,5 +1,6 @@
 """Admission in a host: which of the queued turns may run now, and in what order, by the jobs they belong to."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -51,7 +52,8 @@ class _Job:
     """`order` is the job's place: the smallest order key of its open turns, then its arrival.
 
     `turns` are queued or running, `resting` are the contexts that were left by their last turn. `excused`: until its
-    turns are over, it runs whatever fits.
+    turns are over, it runs whatever fits. `candidate` is what the rule was last told of it, None once that is out of
+    date. It says for how long the oldest of its turns has been queued, since `queued_at`, and is good up to the bound.
     """
 
     name: str
@@ -59,13 +61,16 @@ class _Job:
     turns: dict[str, _Turn] = field(default_factory=dict)
     resting: dict[Context, None] = field(default_factory=dict)
     excused: bool = False
+    candidate: Candidate | None = None
+    queued_at: float = math.inf
 
 
 class WorkingSetAdmission:
     """Keeps the live jobs and applies the rule whenever an event or the clock may have changed its outcome.
 
     `version` changes when a rank may have. `on_hold_end(turn, end, seconds)` hears of every hold that is over;
-    `is_retained(context)` is asked under the order `retained`.
+    `is_retained(context)` is asked under the order `retained`, and `retained_version()`, where a host gives it, whether
+    its answers may have changed.
     """
 
     def __init__(
@@ -82,6 +87,11 @@ class WorkingSetAdmission:
         self.version = 0
         self.on_hold_end: Callable[[str, HoldEnd, float], None] = lambda turn, end, seconds: None
         self.is_retained: Callable[[Context], bool] = lambda context: False
+        self.retained_version: Callable[[], int] | None = None
+        self._retained_version = 0
+        self._held_turns = 0
+        self._growth_version = -1
+        self._changed_jobs: dict[str, _Job] = {}  # of which turns came, were preempted or excused since the last choice
         self.shares = ResidentShares() if config.order == "resident" else None
         self._contexts = contexts
         self._survival = survival
@@ -117,13 +127,14 @@ class WorkingSetAdmission:
         self._live[context.job] = job
         if self.shares:
             self.shares.add(turn, keys)
-        self._changed()
+        self._changed(job)
 
     def scheduled(self, turn: str, now: float) -> None:
         """A turn has its blocks."""
         if found := self._turns.get(turn):
             self._end_hold(turn, found, "joined", now)
             found.queued_at, found.preempted = None, False
+            found.job.candidate = None
             if self.shares:
                 self.shares.remove(turn)
 
@@ -133,7 +144,7 @@ class WorkingSetAdmission:
             found.queued_at, found.preempted = now, True
             if self.shares:
                 self.shares.add(turn, found.keys)
-            self._changed()
+            self._changed(found.job)
 
     def closed(self, turn: str, now: float, final_blocks: int | None = None) -> None:
         """A turn is over, with `final_blocks` full blocks in its context if it finished."""
@@ -152,11 +163,13 @@ class WorkingSetAdmission:
             self._replies.add(gone.context.standing, max(final_blocks - len(gone.keys), 0))
         if self.shares:
             self.shares.remove(turn)
-        self._changed()
+        job.candidate = None  # nobody's rank is another one
+        self._stale = True
 
     def ended(self) -> None:
         """A job is known to have ended: its contexts say so."""
         self._stale = True
+        self._growth_version = -1
 
     def resized(self, capacity_blocks: int) -> None:
         """The pool has another size from now on."""
@@ -179,8 +192,11 @@ class WorkingSetAdmission:
         first = next((self._live[name] for name in self.choice.held if name in self._live), None)
         if first and not any(job.excused for job in self._live.values()):  # one at a time
             first.excused = self._stale = True
+            first.candidate = None
 
-    def _changed(self) -> None:
+    def _changed(self, job: _Job) -> None:
+        job.candidate = None
+        self._changed_jobs[job.name] = job
         self._stale = True
         self.version += 1
 
@@ -208,7 +224,9 @@ class WorkingSetAdmission:
 
     def decide(self, now: float) -> list[Decision]:
         """Apply the rule if its outcome may have changed; returns who joined and who is held that was not before."""
-        self.version += self.config.order == "retained"  # leases run out by themselves
+        if self.config.order == "retained":  # leases run out by themselves
+            before_version, self._retained_version = self._retained_version, self._ask_retained_version()
+            self.version += before_version != self._retained_version
         if not self.config.footprints:
             return []
         if self._survival and self._survival.generation != self._generation:
@@ -222,44 +240,59 @@ class WorkingSetAdmission:
         self._stale = False
         return self._announce(before, now)
 
+    def _ask_retained_version(self) -> int:
+        return self.retained_version() if self.retained_version else self._retained_version + 1
+
     def _candidates(self, now: float) -> list[Candidate]:
         candidates = []
-        self._until = float("inf")
-        for name, job in list(self._live.items()):
-            chains = [turn.keys for turn in job.turns.values()]
-            growth = sum(self._replies.expected(turn.context.standing) for turn in job.turns.values())
-            for context in list(job.resting):
-                release_s = self._release_s(context)
-                # A context that rests for longer, or has ended, is nobody's footprint: it may be evicted.
-                if context.turns or self._contexts.get(context.id) is not context or context.standing is Standing.ENDED:
-                    del job.resting[context]
-                elif now - context.idle_since >= release_s:
-                    del job.resting[context]
-                    self.counts.released += 1
-                else:
-                    self._until = min(self._until, context.idle_since + release_s)
-                    chains.append(context.chain)
-                    growth += self._inputs.expected(context.standing) + self._replies.expected(context.standing)
-            if not chains:
-                del self._live[name]
-                continue
-            queued = min((turn.queued_at for turn in job.turns.values() if turn.queued_at is not None), default=None)
-            if queued is not None and (bound_s := queued + self.config.max_hold_s) >= now:
-                self._until = min(self._until, bound_s)
-            tenant, slash, _ = name.partition("/")
-            candidates.append(
-                Candidate(
-                    name,
-                    job.order,
-                    chains,
-                    growth,
-                    0.0 if queued is None else now - queued,
-                    bool(job.turns),
-                    job.excused,
-                    tenant if slash else "",
-                )
-            )
+        max_hold_s = self.config.max_hold_s
+        self._until = math.inf
+        if fresh := self._growth_version != (growth_version := self._inputs.version + self._replies.version):
+            self._growth_version = growth_version
+        for job in list(self._live.values()):
+            candidate = job.candidate
+            # What rests is looked at each time; who only waits, and there may be thousands, when something changed.
+            if candidate is None or fresh or job.resting or now - job.queued_at > max_hold_s:
+                candidate = job.candidate = self._candidate(job, now)
+                if candidate is None:
+                    del self._live[job.name]
+                    continue
+            if now <= (bound_s := job.queued_at + max_hold_s) < self._until:
+                self._until = bound_s
+            candidates.append(candidate)
         return candidates
+
+    def _candidate(self, job: _Job, now: float) -> Candidate | None:
+        """A job as the rule is told of it; None for one that has no turn, and is not expected back soon."""
+        chains = [turn.keys for turn in job.turns.values()]
+        growth = sum(self._replies.expected(turn.context.standing) for turn in job.turns.values())
+        for context in list(job.resting):
+            release_s = self._release_s(context)
+            # A context that rests for longer, or has ended, is nobody's footprint: it may be evicted.
+            if context.turns or self._contexts.get(context.id) is not context or context.standing is Standing.ENDED:
+                del job.resting[context]
+            elif now - context.idle_since >= release_s:
+                del job.resting[context]
+                self.counts.released += 1
+            else:
+                self._until = min(self._until, context.idle_since + release_s)
+                chains.append(context.chain)
+                growth += self._inputs.expected(context.standing) + self._replies.expected(context.standing)
+        if not chains:
+            return None
+        queued = min((turn.queued_at for turn in job.turns.values() if turn.queued_at is not None), default=None)
+        job.queued_at = math.inf if queued is None else queued
+        tenant, slash, _ = job.name.partition("/")
+        return Candidate(
+            job.name,
+            job.order,
+            chains,
+            growth,
+            0.0 if queued is None else now - queued,
+            bool(job.turns),
+            job.excused,
+            tenant if slash else "",
+        )
 
     def _release_s(self, context: Context) -> float:
         """After which seconds of pause a context gives up its place."""
@@ -278,7 +311,12 @@ class WorkingSetAdmission:
                 counts.expired += excuse == "bound"
                 counts.alone += excuse == "alone"
                 counts.idle += excuse == "idle"
-        for job in self._live.values():
+        joined = set(choice.members) - set(before.members)
+        newly_held = choice.held.keys() - before.held.keys()
+        # Turns of all others are held, or not, as they were.
+        moved = {name: None for names in (self._changed_jobs, joined, newly_held) for name in names}
+        self._changed_jobs = {}
+        for job in [self._live[name] for name in moved if name in self._live]:
             held = job.name in choice.held
             end = "bound" if choice.exceptions.get(job.name) == "bound" else "joined"
             for name, turn in job.turns.items():
@@ -286,9 +324,8 @@ class WorkingSetAdmission:
                     self._end_hold(name, turn, end, now)
                 elif turn.queued_at is not None and turn.held_since is None:
                     turn.held_since = now
+                    self._held_turns += 1
                     counts.holds += 1
-        joined = set(choice.members) - set(before.members)
-        newly_held = choice.held.keys() - before.held.keys()
         return [
             *(Join(name) for name in choice.members if name in joined),
             *(Hold(name, reason) for name, reason in choice.held.items() if name in newly_held),
@@ -299,6 +336,7 @@ class WorkingSetAdmission:
             return
         seconds = now - turn.held_since
         turn.held_since = None
+        self._held_turns -= 1
         turn.held_s += seconds
         self.counts.held_s += seconds
         self.counts.joins += end == "joined"
@@ -319,7 +357,7 @@ class WorkingSetAdmission:
     @property
     def held_turns(self) -> int:
         """Turns that wait because the rule says so."""
-        return sum(turn.held_since is not None for turn in self._turns.values())
+        return self._held_turns
 
     def held_s(self, turn: str, now: float) -> float:
         """For how many seconds the rule has held a turn so far; 0 for a turn that is not open."""
@@ -336,5 +374,12 @@ class WorkingSetAdmission:
             raise CheckFailed(f"jobs {lost} have turns but are not live")
         if both := set(self.choice.members) & self.choice.held.keys():
             raise CheckFailed(f"jobs {sorted(both)} are members and held at once")
+        held = sum(turn.held_since is not None for turn in self._turns.values())
+        if held != self._held_turns:
+            raise CheckFailed(f"{held} turns are held, {self._held_turns} are counted")
+        for job in self._live.values():
+            chains = [turn.keys for turn in job.turns.values()]
+            if job.candidate and not job.resting and (job.candidate.order, job.candidate.chains) != (job.order, chains):
+                raise CheckFailed(f"what the rule was told of job {job.name} is out of date")
         if self.shares:
             self.shares.check()
