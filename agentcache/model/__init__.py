@@ -1,6 +1,6 @@
 """The words of the product as types: block, context, span, events, decisions. Standard library only."""
 
-from agentcache.model.block import Block, Key, Standing
+from agentcache.model.block import Block, Key
 from agentcache.model.context import Context, Span, shared, spans
 from agentcache.model.decisions import Chunk, Decision, Evict, Hold, Join, Release, Retain
 from agentcache.model.events import (
@@ -23,8 +23,13 @@ from agentcache.model.events import (
     TurnPreempted,
     TurnScheduled,
 )
+from agentcache.model.owners import NOBODY, Owners
+from agentcache.model.standing import LIVELIEST, Standing
+from agentcache.model.tally import Tally
 
 __all__ = [
+    "LIVELIEST",
+    "NOBODY",
     "Block",
     "BlocksEvicted",
     "BlocksRestood",
@@ -40,6 +45,7 @@ __all__ = [
     "JobStarted",
     "Join",
     "Key",
+    "Owners",
     "PoolResized",
     "Release",
     "Retain",
@@ -48,6 +54,7 @@ __all__ = [
     "Standing",
     "StepTimed",
     "Stop",
+    "Tally",
     "ToolFinished",
     "ToolStarted",
     "TurnAborted",

@@ -4,24 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from enum import Enum
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from agentcache.model.context import Context
+from agentcache.model.owners import NOBODY, Owners
+from agentcache.model.standing import Standing
 
 Key = Hashable
 """A chained content key: it commits to the block's tokens and to everything before them."""
-
-
-class Standing(Enum):
-    """Why the context that a block belongs to is idle: all that a policy may know about its return."""
-
-    UNKNOWN = "unknown"  # no turn of it has finished yet: aborted or preempted work, or nobody's block
-    TOOL = "tool"  # its last turn asked for a tool: expected back
-    END_TURN = "end_turn"  # its last turn answered the user: may come back
-    ENDED = "ended"  # its job is known to have ended: not expected back
-    SUPERSEDED = "superseded"  # its last turn rewrote history and no longer contains this block
 
 
 @dataclass(slots=True, eq=False)
@@ -41,4 +29,4 @@ class Block:
     release: int = 0
     released_at: float = 0.0
     standing: Standing = Standing.UNKNOWN
-    owners: frozenset[Context] = frozenset()
+    owners: Owners = NOBODY

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from agentcache.model.block import Key, Standing
+from agentcache.model.block import Key
+from agentcache.model.owners import Owners
+from agentcache.model.standing import Standing
 
 
 @dataclass(slots=True, eq=False)
@@ -11,7 +13,8 @@ class Context:
     """One agent branch's chain of full blocks, as far as its turns have shown it.
 
     `turns` holds the ids of its turns now queued or running: it is idle when that is empty. `idle_since` is the end
-    of its last turn in seconds. `depth` counts finished turns.
+    of its last turn in seconds. `depth` counts finished turns. `opening` and `given` are the full blocks of its first
+    prompt and of its last one, `seat` the owners of its last block: standing, chain and seat are the book's to change.
     """
 
     id: str
@@ -21,6 +24,9 @@ class Context:
     idle_since: float = 0.0
     tool: str | None = None
     depth: int = 0
+    opening: int = 0
+    given: int = 0
+    seat: Owners | None = field(default=None, repr=False)
     turns: set[str] = field(default_factory=set)
 
 

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 from agentcache.cost import CostModel
 from agentcache.errors import CheckFailed, ConfigError
-from agentcache.model import Block, BlocksRestood, Context, ContextChanged, Event, Standing
+from agentcache.model import Block, BlocksRestood, Context, ContextChanged, Event, Owners, Standing, Tally
 from agentcache.policy.base import Reuse
 from agentcache.policy.guard import Guard
 from agentcache.policy.survival import BUCKETS, EDGES, Survival, bucket
@@ -33,14 +33,17 @@ _index = attrgetter("index")
 _owners = attrgetter("owners")
 
 
-class _Owner:
-    """A context that has evictable blocks, and its rate of return: while `loose`, no more than that it is at least."""
+_UNIT = 1 << 100
+"""Rates are added up in whole units of 1 / `_UNIT`: exactly, in whatever order contexts come and go."""
 
-    __slots__ = ("context", "groups", "loose", "rate", "rates", "sequence", "since")
+
+class _Owner:
+    """A context that is known, and its rate of return: while `loose`, no more than that it is at least."""
+
+    __slots__ = ("context", "loose", "rate", "rates", "sequence", "since")
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        self.groups: set[_Group] = set()
         self.rate = 0.0  # returns per second
         self.loose = False
         self.rates: list[float] = []  # by age, of a pause
@@ -53,9 +56,9 @@ class _Group:
 
     __slots__ = ("blocks", "name", "owners", "rate", "stamp")
 
-    def __init__(self, name: Hashable, owners: Sequence[_Owner]) -> None:
-        self.name = name
+    def __init__(self, owners: Owners, name: Hashable) -> None:
         self.owners = owners
+        self.name = name  # the owners, or of nobody's blocks their release
         self.blocks: list[Block] = []
         self.rate = 0.0  # the sum of its owners' (an upper bound of the rate of the next use)
         self.stamp = 0  # entries of the heap with another stamp are stale
@@ -78,8 +81,8 @@ class ReturnIndex:
     Without a host that gives it `Survival` estimates, and until enough returns were seen, the contexts that turned
     longest ago go first, behind what is over and before what queued turns will use. Of a context that has ended nothing
     is worth anything. While the guard rests the policy, its order is stock LRU's.
-    O(log groups) a run; a context that grows older moves its groups at most 60 times a pause, and far less often while
-    they are far from the front: their place is then by the least rate of the next ages, and made exact at the front.
+    O(log groups) a run; a context that grows older moves the groups on its chain at most 60 times a pause, and far less
+    often while it is far from the front: its rate is then the least of the next ages, and made exact at the front.
     """
 
     name: ClassVar[str] = "return-index"
@@ -99,7 +102,8 @@ class ReturnIndex:
         self._groups: dict[Hashable, _Group] = {}
         self._group_of: list[_Group | None] = []  # by block id: a dictionary of a million blocks is four times slower
         self._size = 0  # blocks in groups
-        self._owners: dict[Context, _Owner] = {}
+        self._owners: dict[Context, _Owner] = {}  # all that were heard of
+        self._rates, self._loose = Tally(), Tally()
         self._heap: list[
             tuple[float, int, int, int, int, _Group]
         ] = []  # (value, release, head, sequence, stamp, group)
@@ -157,7 +161,7 @@ class ReturnIndex:
             self._group_of += [None] * more
         return ids
 
-    def _put(self, blocks: list[Block], owners: frozenset[Context], now: float) -> None:
+    def _put(self, blocks: list[Block], owners: Owners, now: float) -> None:
         group_of, ids = self._group_of, self._ids(blocks)
         if any(map(group_of.__getitem__, ids)) or len(set(ids)) < len(ids):
             raise ValueError(f"some of {len(blocks)} blocks are evictable already, or share an id")
@@ -165,9 +169,7 @@ class ReturnIndex:
         name = owners or blocks[0].release
         group = self._groups.get(name)
         if group is None:
-            group = self._groups[name] = _Group(name, [self._owner(context, now) for context in owners])
-            for owner in group.owners:
-                owner.groups.add(group)
+            group = self._groups[name] = _Group(owners, name)
         for number in ids:
             group_of[number] = group
         self._size += len(blocks)
@@ -212,11 +214,6 @@ class ReturnIndex:
         group.stamp += 1
         if not group.blocks:
             self._groups.pop(group.name, None)
-            for owner in group.owners:
-                owner.groups.discard(group)
-                if not owner.groups:
-                    del self._owners[owner.context]
-                    owner.sequence = 0
             return
         self._sequence += 1
         block = group.blocks[0 if self.guard.resting else -1]  # the next one to go
@@ -236,16 +233,10 @@ class ReturnIndex:
 
     def _weigh(self, group: _Group, now: float) -> None:
         if group.owners:
-            group.rate = sum([owner.rate for owner in group.owners])
+            group.rate = self._rates.sum(group.owners) / _UNIT
         elif self._survival.ready:
             curve = self._survival.curve(())
             group.rate = curve.rates[bucket(now - group.blocks[0].released_at)]
-
-    def _owner(self, context: Context, now: float) -> _Owner:
-        if (owner := self._owners.get(context)) is None:
-            owner = self._owners[context] = _Owner(context)
-            self._rate(owner, now)
-        return owner
 
     def _rate(self, owner: _Owner, now: float) -> None:
         """Look an owner's rate up, and when it will change by age alone."""
@@ -258,6 +249,12 @@ class ReturnIndex:
         elif (since := self._survival.since(context)) is not None:
             owner.since, owner.rates = since, self._survival.rates(context)
             self._grow_older(owner, bucket(now - since))
+            return
+        self._count(owner)
+
+    def _count(self, owner: _Owner) -> None:
+        self._rates.put(owner.context, int(owner.rate * _UNIT))
+        self._loose.put(owner.context, owner.loose)
 
     def _grow_older(self, owner: _Owner, age: int, exactly: bool = False) -> None:
         """An owner's pause is in this age bucket now."""
@@ -265,23 +262,29 @@ class ReturnIndex:
         owner.loose = not exactly and (least := min(owner.rates[age : age + _AHEAD])) > 2 * self._front
         if owner.loose:
             owner.rate, ahead = least, _AHEAD
+        self._count(owner)
         self._sequence += 1
         owner.sequence = self._sequence
         if age + ahead < BUCKETS:
             heapq.heappush(self._edges, (owner.since + EDGES[age + ahead], self._sequence, age + ahead, owner))
+        if len(self._edges) > 4 * len(self._owners) + 64:  # nobody may have asked for victims for long
+            self._edges = [edge for edge in self._edges if edge[-1].sequence == edge[1]]
+            heapq.heapify(self._edges)
 
     def _tighten(self, group: _Group, now: float) -> bool:
         """Give a group its place by what its rate is; False if it has that already."""
-        loose = [owner for owner in group.owners if owner.loose]
+        loose = [self._owners[context] for context in self._loose.among(group.owners)]
         for owner in loose:
             self._grow_older(owner, bucket(now - owner.since), exactly=True)
             self._reweigh(owner, now)
         return bool(loose)
 
     def _reweigh(self, owner: _Owner, now: float) -> None:
-        for group in owner.groups:
-            self._weigh(group, now)
-            self._file(group)
+        if owner.context.seat is not None:
+            for owners in owner.context.seat.path():
+                if group := self._groups.get(owners):
+                    self._weigh(group, now)
+                    self._file(group)
 
     def _advance(self, now: float) -> None:
         """Bring all values up to the clock."""
@@ -297,7 +300,7 @@ class ReturnIndex:
                     self._reweigh(owner, now)
 
     def _refile(self, now: float) -> None:
-        self._edges = []
+        self._edges.clear()
         for owner in self._owners.values():
             self._rate(owner, now)
         for group in list(self._groups.values()):
@@ -310,9 +313,13 @@ class ReturnIndex:
         if self.guard.observe(event):
             self._refile(now)
         match event:
-            case ContextChanged(context) if context in self._owners:
-                owner = self._owners[context]
+            case ContextChanged(context, gone):
+                owner = self._owners.get(context) or self._owners.setdefault(context, _Owner(context))
                 self._rate(owner, now)
+                if gone:
+                    del self._owners[context]
+                    owner.rate, owner.loose, owner.sequence = 0.0, False, 0
+                    self._count(owner)
                 self._reweigh(owner, now)
             case BlocksRestood(blocks):
                 moved = [block for block in blocks if block in self]
@@ -343,14 +350,16 @@ class ReturnIndex:
         current = {entry[-1].name for entry in self._heap if entry[-2] == entry[-1].stamp}
         if current != self._groups.keys():
             raise CheckFailed(f"{self.name}: {len(self._groups)} groups, {len(current)} of them in the order")
-        having = {(owner.context, group) for group in self._groups.values() for owner in group.owners}
-        if having != {(context, group) for context, owner in self._owners.items() for group in owner.groups}:
-            raise CheckFailed(f"{self.name}: the groups of {len(self._owners)} owners are not those that name them")
+        for context, owner in self._owners.items():
+            if self._rates.of(context) != int(owner.rate * _UNIT) or self._loose.of(context) != owner.loose:
+                raise CheckFailed(
+                    f"{self.name}: context {context.id} returns at {owner.rate}, and is counted otherwise"
+                )
         for group in self._groups.values():
             if not group.blocks:
                 raise CheckFailed(f"{self.name}: group {group.name} is empty")
             for block in group.blocks:
-                if self._group_of[block.id] is not group or block.owners != {owner.context for owner in group.owners}:
+                if self._group_of[block.id] is not group or block.owners is not group.owners:
                     raise CheckFailed(f"{self.name}: {block} is in the wrong group")
             indices = [block.index for block in group.blocks]
             if indices != sorted(indices, reverse=True):

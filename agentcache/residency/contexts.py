@@ -1,22 +1,13 @@
 """The book of contexts: which chains of blocks belong to which job, as the stream of turns has shown them."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 
 from agentcache.errors import CheckFailed
-from agentcache.model import Context, Key, Standing, TurnArrived, shared
-
-# Several contexts may share a block: it stands as well as the liveliest of them.
-_LIVELIEST = (Standing.TOOL, Standing.END_TURN, Standing.UNKNOWN, Standing.SUPERSEDED, Standing.ENDED)
-
-
-Owners = frozenset[Context]
-NOBODY: Owners = frozenset()
-
-
-def liveliest(owners: Owners) -> Standing:
-    """How a block stands that these contexts own; unknown if nobody does."""
-    return min((owner.standing for owner in owners), key=_LIVELIEST.index, default=Standing.UNKNOWN)
+from agentcache.model import NOBODY, Context, Key, Owners, Standing, TurnArrived, shared
+from agentcache.residency.lineage import LOOKED_AT, goes_on, nearest
+from agentcache.residency.tree import OwnersTree
 
 
 class ContextBook:
@@ -33,7 +24,7 @@ class ContextBook:
         self._max_keys = max_keys
         self._contexts: OrderedDict[str, Context] = OrderedDict()  # least recently active first
         self._jobs: dict[str, dict[str, Context]] = {}
-        self._owners: dict[Key, Owners] = {}  # the keys of a run with the same owners share one set
+        self._tree = OwnersTree()
         self._remnants: dict[Context, int] = {}  # and how many blocks of it are left in memory
         self._names = 0
 
@@ -50,50 +41,48 @@ class ContextBook:
         return list(self._jobs.get(job, {}).values())
 
     def owners(self, key: Key) -> Owners:
-        return self._owners.get(key, NOBODY)
+        return self._tree.at.get(key, NOBODY)
 
     @property
     def owned(self) -> Mapping[Key, Owners]:
         """The owners of every key that has some."""
-        return self._owners
+        return self._tree.at
 
     def resolve(self, turn: TurnArrived) -> Context:
         """Find the context that a turn extends, by its ids where it has any, else by lineage; or open a new one."""
-        context: Context | None = None
+        context: Context | None
         if turn.context is not None:
             context = self._contexts.get(turn.context)
-        elif turn.job is not None:
-            context = self._nearest(self.of_job(turn.job), turn.keys)
         else:
-            context = self._by_lineage(turn.keys)
+            context = self._by_lineage(turn.keys, turn.job)
+            if context is None and turn.job is not None:
+                family = self._jobs.get(turn.job, {})
+                context = nearest(list(islice(reversed(family.values()), LOOKED_AT)), turn.keys)
         if context is None:
             context = self._open(turn)
         self._contexts.move_to_end(context.id)
+        context.given = len(turn.keys)
+        if not context.chain:
+            context.opening = len(turn.keys)
         return context
 
-    def _nearest(self, contexts: list[Context], keys: tuple[Key, ...]) -> Context | None:
-        """Of these, the idle context that the turn continues: it has most of its chain in common.
+    def _by_lineage(self, keys: tuple[Key, ...], job: str | None) -> Context | None:
+        """The idle context from which a turn goes on: of its job, or anonymous like the turn."""
 
-        A turn that continues none opens a context of its own: neither a sub-agent nor another conversation with the
-        same system prompt may take an idle one's place.
-        """
+        def fits(context: Context) -> bool:
+            return not context.turns and (context.job == job if job else context.id.startswith(_ANONYMOUS))
 
-        def common(context: Context) -> tuple[int, float]:
-            blocks = shared(context.chain, keys)
-            return blocks, blocks / max(len(context.chain), 1)
-
-        idle = [context for context in contexts if not context.turns]
-        best = max(idle, key=common, default=None)
-        return best if best and (not best.chain or common(best)[1] >= 0.5) else None
-
-    def _by_lineage(self, keys: tuple[Key, ...]) -> Context | None:
-        """Of the owners of the deepest known block, the one that the turn continues; anonymous like the turn."""
-        for key in reversed(keys):
-            owners = self._owners.get(key, NOBODY)
-            if real := [context for context in owners if context not in self._remnants]:
-                anonymous = [context for context in real if context.id.startswith(_ANONYMOUS)]
-                return self._nearest(sorted(anonymous, key=lambda context: (-context.idle_since, context.id)), keys)
-        return None
+        known, node = self._tree.deepest(keys)
+        if node is None:
+            return None
+        if len(node) == 1:
+            (alone,) = node
+            if fits(alone) and goes_on(alone, keys, known, node.start):
+                return alone
+        # Whose whole chain is in the prompt; the longest.
+        ends = (seat for seat in node.path() if seat.end <= known)
+        latest = (context for seat in ends for context in islice(reversed(seat.seated), LOOKED_AT))
+        return next(filter(fits, latest), None)
 
     def _open(self, turn: TurnArrived) -> Context:
         self._names += 1
@@ -108,51 +97,61 @@ class ContextBook:
 
     def rewrite(self, context: Context, keys: tuple[Key, ...]) -> tuple[tuple[Key, ...], list[Context]]:
         """Give a context its new chain; returns what of the old one it left behind, and the remnants it took up."""
-        keep = shared(context.chain, keys)
-        dropped, added = context.chain[keep:], keys[keep:]
-        self._regroup(dropped, lambda owners: owners - {context})
-        revived = [owner for owners in self._regroup(added, self._joined(context)) for owner in owners - {context}]
-        revived = [owner for owner in revived if owner in self._remnants]
-        for remnant in revived:
-            alone = frozenset({remnant})
-            self._left(remnant, sum(self._owners.get(key) == alone for key in remnant.chain))
-        context.chain = keys
-        return dropped, revived
+        before = context.chain
+        revived = self._take_up(keys[shared(before, keys) :])
+        self._tree.move(context, keys)
+        return before[shared(before, context.chain) :], revived
 
-    def _joined(self, context: Context) -> Callable[[Owners], Owners]:
-        return lambda owners: frozenset(owner for owner in owners if owner not in self._remnants) | {context}
+    def _take_up(self, keys: Iterable[Key]) -> list[Context]:
+        """Keys that remnants hold are theirs no more."""
+        revived: dict[Context, None] = {}
+        if self._remnants:
+            for key in keys:
+                owners = self.owners(key)
+                if owners.left:
+                    (remnant,) = owners
+                    revived[remnant] = None
+                    self._lose(remnant, key)
+        return list(revived)
 
     def leave(self, keys: Iterable[Key], standing: Standing, idle_since: float) -> Context | None:
         """These blocks are in memory; those of them that nobody owns now belong to the remnant that is returned."""
-        chain = tuple(key for key in keys if key not in self._owners)
+        chain = tuple(key for key in keys if key not in self._tree.at)
         if not chain:
             return None
         self._names += 1
         remnant = Context(f"{_ANONYMOUS}left{self._names}", "", chain, standing, idle_since)
-        self._owners.update(dict.fromkeys(chain, frozenset({remnant})))
+        self._tree.leave(remnant)
         self._remnants[remnant] = len(chain)
         return remnant
 
     def forget_key(self, key: Key) -> Context | None:
         """The block of a key is gone from memory; returns the remnant of which it was the last one."""
-        if not self._remnants or len(owners := self._owners.get(key, NOBODY)) != 1:
+        owners = self.owners(key)
+        if not owners.left:
             return None
-        (owner,) = owners
-        if owner not in self._remnants:
-            return None
-        del self._owners[key]
-        return owner if self._left(owner, self._remnants[owner] - 1) else None
+        (remnant,) = owners
+        return remnant if self._lose(remnant, key) else None
 
-    def _left(self, remnant: Context, blocks: int) -> bool:
-        """A remnant has so many blocks left; True if that was its end."""
-        self._remnants[remnant] = blocks
-        if not blocks:
-            del self._remnants[remnant]
-        return not blocks
+    def _lose(self, remnant: Context, key: Key) -> bool:
+        """A remnant holds one block less; True if that was its end."""
+        del self._tree.at[key]
+        self._remnants[remnant] -= 1
+        if self._remnants[remnant]:
+            return False
+        del self._remnants[remnant]
+        self._tree.end(remnant)
+        return True
+
+    def stand(self, context: Context, standing: Standing) -> None:
+        """A context stands so now, and its blocks with it."""
+        self._tree.stand(context, standing)
 
     def close(self, context: Context) -> None:
-        """Forget a context."""
-        self._regroup(context.chain, lambda owners: owners - {context})
+        """Forget a context, which keeps the chain that it had."""
+        chain = context.chain
+        self._tree.move(context, ())
+        context.chain = chain
         del self._contexts[context.id]
         family = self._jobs[context.job]
         del family[context.id]
@@ -165,28 +164,13 @@ class ContextBook:
         If turns that never finish fill the book, the oldest of those.
         """
         crowded = len(self._contexts) > self._max_contexts
-        if not crowded and len(self._owners) <= self._max_keys:
+        if not crowded and len(self._tree.at) <= self._max_keys:
             return None
         idle = next((context for context in self._contexts.values() if not context.turns), None)
         return next(iter(self._contexts.values())) if crowded and not idle else idle
 
-    def _regroup(self, keys: Iterable[Key], change: Callable[[Owners], Owners]) -> Iterable[Owners]:
-        """Change the owners of keys; returns what sets of owners were changed."""
-        # Neighbours mostly have the same owners: the new set is made once for all of them.
-        made: dict[Owners, Owners] = {}
-        owners = self._owners
-        for key in keys:
-            old = owners.get(key, NOBODY)
-            new = made.get(old)
-            if new is None:
-                new = made[old] = change(old)
-            if new:
-                owners[key] = new
-            else:
-                owners.pop(key, None)
-        return made.keys()
-
     def check(self) -> None:
+        self._tree.check()
         counted: dict[Key, set[Context]] = {}
         for context in self._contexts.values():
             if self._jobs.get(context.job, {}).get(context.id) is not context:
@@ -194,13 +178,13 @@ class ContextBook:
             for key in context.chain:
                 counted.setdefault(key, set()).add(context)
         for remnant, blocks in self._remnants.items():
-            alone = frozenset({remnant})
-            kept = [key for key in remnant.chain if self._owners.get(key) == alone]
+            kept = [key for key in remnant.chain if self.owners(key) is remnant.seat]
             if len(kept) != blocks or not kept:
                 raise CheckFailed(f"remnant {remnant.id} has {blocks} blocks left, the book knows of {len(kept)}")
             counted.update((key, {remnant}) for key in kept)
-        if counted != self._owners:
-            wrong = {key for key in counted.keys() | self._owners.keys() if counted.get(key) != self._owners.get(key)}
+        owned = {key: set(owners) for key, owners in self.owned.items()}
+        if counted != owned:
+            wrong = {key for key in counted.keys() | owned.keys() if counted.get(key) != owned.get(key)}
             raise CheckFailed(f"owners of {len(wrong)} keys do not match the chains: {list(wrong)[:5]}")
         members = sum(len(family) for family in self._jobs.values())
         if members != len(self._contexts):

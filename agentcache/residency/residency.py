@@ -5,6 +5,7 @@ from itertools import repeat
 
 from agentcache.errors import CheckFailed
 from agentcache.model import (
+    NOBODY,
     Block,
     BlocksRestood,
     BlocksStored,
@@ -14,6 +15,7 @@ from agentcache.model import (
     Event,
     JobFinished,
     Key,
+    Owners,
     PoolResized,
     Release,
     Span,
@@ -30,7 +32,7 @@ from agentcache.policy.base import FollowsSurvival, Policy, offer_all, touch_all
 from agentcache.policy.survival import Survival
 from agentcache.policy.working_set import WorkingSetConfig
 from agentcache.residency.admission import WorkingSetAdmission
-from agentcache.residency.contexts import NOBODY, ContextBook, Owners, liveliest
+from agentcache.residency.contexts import ContextBook
 
 _PASSING = (Standing.SUPERSEDED, Standing.ENDED)
 """How blocks stand whose owners may be forgotten with them."""
@@ -118,19 +120,20 @@ class Residency:
         if self.admission:
             self.admission.arrived(event.turn, context, event.keys, event.order_key, now)
         if context.standing is Standing.ENDED:  # it was not the end
-            context.standing = Standing.UNKNOWN
-            self._restand(context.chain, now)
+            self._stand(context, Standing.UNKNOWN, now)
         self._rewrite(context, event.keys, now)
         self.policy.observe(ContextChanged(context), now)
 
     def _rewrite(self, context: Context, keys: tuple[Key, ...], now: float) -> None:
         """A turn shows the context's chain; what it no longer contains is superseded, and demoted."""
+        before = len(context.chain)
         dropped, revived = self.contexts.rewrite(context, keys)
+        kept = before - len(dropped)
         for remnant in revived:
             self.survival.returned(remnant, now)
             self.policy.observe(ContextChanged(remnant, gone=True), now)
         self._leave(dropped, Standing.SUPERSEDED, context.idle_since, now)
-        self._restand((*dropped, *keys), now)
+        self._restand((*dropped, *keys), now, range(len(dropped), len(dropped) + kept))
 
     def _leave(self, keys: Iterable[Key], standing: Standing, idle_since: float, now: float) -> None:
         in_memory = (key for key in keys if key in self._evictable)
@@ -146,11 +149,12 @@ class Residency:
         context.depth += 1
         context.tool = event.tool
         if event.last or context.standing is Standing.ENDED:  # the job may have ended while its last turn ran
-            context.standing = Standing.ENDED
+            standing = Standing.ENDED
         else:
-            context.standing = _STANDING.get(event.stop, Standing.UNKNOWN)
-            if event.last is False and context.standing is Standing.UNKNOWN:
-                context.standing = Standing.TOOL  # a return is promised, whatever ended the output
+            standing = _STANDING.get(event.stop, Standing.UNKNOWN)
+            if event.last is False and standing is Standing.UNKNOWN:
+                standing = Standing.TOOL  # a return is promised, whatever ended the output
+        self.contexts.stand(context, standing)
         # This turn's own blocks are still referenced; those it shares, or has left behind, may be evictable now.
         self._rewrite(context, event.keys, now)
         self._rest(context, now)
@@ -181,8 +185,7 @@ class Residency:
             self.ignored_events += 1
             return []
         for context in family:
-            context.standing = Standing.ENDED
-            self._restand(context.chain, now)
+            self._stand(context, Standing.ENDED, now)
             self._rest(context, now)
         if self.admission:
             self.admission.ended()
@@ -201,9 +204,9 @@ class Residency:
     def _is_drained(self, context: Context) -> bool:
         if context.standing is not Standing.ENDED or context.turns or self.contexts.get(context.id) is not context:
             return False
+        own = context.seat.keys if context.seat is not None and len(context.seat) == 1 else ()
         # From both ends at once: policies evict a chain from its head or from its tail.
-        ends = zip(context.chain, reversed(context.chain), strict=True)
-        return not any(key in self._evictable and len(self.contexts.owners(key)) == 1 for pair in ends for key in pair)
+        return not any(key in self._evictable for ends in zip(own, reversed(own), strict=True) for key in ends)
 
     def _close(self, context: Context, now: float) -> None:
         for turn in context.turns:
@@ -217,17 +220,26 @@ class Residency:
         self._restand(context.chain, now)
         self.policy.observe(ContextChanged(context, gone=True), now)
 
-    def _restand(self, keys: Iterable[Key], now: float) -> None:
-        """Write standing and owners of evictable blocks anew, and tell the policy of those that they changed for."""
-        keys = [key for key in keys if key in self._evictable]
-        stood: dict[Owners, Standing] = {}
+    def _stand(self, context: Context, standing: Standing, now: float) -> None:
+        self.contexts.stand(context, standing)
+        self._restand(context.chain, now, range(len(context.chain)))
+
+    def _restand(self, keys: Sequence[Key], now: float, kept: range = range(0)) -> None:
+        """Write standing and owners of evictable blocks anew, and tell the policy of those that they changed for.
+
+        Those of the keys at `kept` are of the same contexts as before.
+        """
+        before: Owners | None = None
+        standing = Standing.UNKNOWN
         changed = []
-        for key in keys:
+        for index, key in enumerate(keys):
+            if key not in self._evictable:
+                continue
             owners = self.contexts.owners(key)
-            if (standing := stood.get(owners)) is None:
-                standing = stood[owners] = liveliest(owners)
+            if owners is not before:
+                before, standing = owners, owners.standing
             for block in self._copies(key):
-                if block.standing is not standing or block.owners != owners:
+                if block.standing is not standing or block.owners is not owners or index not in kept:
                     block.standing, block.owners = standing, owners
                     changed.append(block)
         if changed:
@@ -264,7 +276,7 @@ class Residency:
         standing = Standing.UNKNOWN
         for block, owners in zip(blocks, map(self.contexts.owned.get, keys, repeat(NOBODY)), strict=True):
             if owners is not before:
-                before, standing = owners, liveliest(owners)
+                before, standing = owners, owners.standing
             block.release, block.released_at, block.standing, block.owners = release, now, standing, owners
         first = list(map(self._evictable.setdefault, keys, blocks))
         if first != blocks:
@@ -310,8 +322,8 @@ class Residency:
             if remnant := self.contexts.forget_key(block.key):
                 self.survival.lost(remnant, now)
                 self.policy.observe(ContextChanged(remnant, gone=True), now)
-            if block.standing is Standing.ENDED:
-                self._draining.update(self.contexts.owners(block.key))
+            if block.standing is Standing.ENDED:  # who goes on behind loses blocks of its own first, or has none
+                self._draining.update(self.contexts.owners(block.key).seated)
 
     def _take_out(self, blocks: Iterable[Block]) -> None:
         evictable, twins = self._evictable, self._twins
@@ -363,12 +375,12 @@ class Residency:
         if not self._twins.keys() <= self._evictable.keys():
             raise CheckFailed("further copies are filed of keys of which there is no first one")
         for block in filed:
-            standing = liveliest(self.contexts.owners(block.key))
+            standing = self.contexts.owners(block.key).standing
             if block not in self.policy:
                 raise CheckFailed(f"{block} is filed as evictable, but the policy does not have it")
             if block.standing is not standing:
                 raise CheckFailed(f"{block} stands as {block.standing.value}, its owners as {standing.value}")
-            if block.owners != self.contexts.owners(block.key):
+            if block.owners is not self.contexts.owners(block.key):
                 raise CheckFailed(f"{block} does not have the owners that the book says")
         running = {turn for context in self.contexts for turn in context.turns}
         if running != self._turns.keys():

@@ -8,12 +8,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from agentcache.cost import CostModel, CostProfile
 from agentcache.model import (
+    NOBODY,
     Block,
     BlocksRestood,
     Context,
     ContextChanged,
     Event,
     JobFinished,
+    Owners,
     PoolResized,
     Standing,
     Stop,
@@ -26,16 +28,19 @@ from agentcache.model import (
 from agentcache.policy import Policy, make_policy
 from agentcache.policy.base import FollowsPrices, FollowsSurvival, Foresees, offer_all, touch_all
 from agentcache.policy.survival import Survival
+from agentcache.residency.tree import OwnersTree
 from agentcache.vllm_plugin.leases import Leased
 
 COST = CostModel(CostProfile(c_lin=1e-4, c_att=1e-8), 16)
 BLOCKS = 24
-CONTEXTS = 3
+CHAINS = (("all", "two", "first"), ("all", "two", "second"), ("all", "third"))
+"""Contexts, as those who have the blocks at these places."""
 SERVICE = "service+"
 """Stands before a spec for the leases of the residency service, which no spec asks for."""
 
 NUMBERS = st.sets(st.integers(0, BLOCKS - 1), max_size=8)
-OWNERS = st.sets(st.integers(0, CONTEXTS - 1))
+CONTEXTS = st.integers(0, len(CHAINS) - 1)
+PLACES = st.sampled_from(["all", "two", "first", "second", "third", "nobody's"])
 
 
 def build(spec: str, cost: CostModel = COST, blocks: int = BLOCKS) -> Policy:
@@ -61,7 +66,7 @@ class Conformance(RuleBasedStateMachine):
         for policy in self.policies:
             if isinstance(policy, Foresees):
                 policy.foresee("future", {f"key{number}": [10.0 * number, 4000.0] for number in range(0, BLOCKS, 2)})
-                policy.foresee("pauses", {f"context{i}": [3.0 * i, None] for i in range(CONTEXTS)})
+                policy.foresee("pauses", {f"context{i}": [3.0 * i, None] for i in range(len(CHAINS))})
             if isinstance(policy, FollowsSurvival):
                 policy.follow(self.survival)
         *self.pair, self.other = self.policies
@@ -69,7 +74,11 @@ class Conformance(RuleBasedStateMachine):
         self.written: dict[Block, Any] = {}
         for block in self.blocks:
             self.write(block)
-        self.contexts = [Context(f"context{i}", f"job{i // 2}") for i in range(CONTEXTS)]
+        self.contexts = [Context(f"context{i}", f"job{i // 2}") for i in range(len(CHAINS))]
+        self.tree = OwnersTree()
+        for context, chain in zip(self.contexts, CHAINS, strict=True):
+            self.tree.move(context, chain)
+        self.places: dict[Block, str] = {}
         self.open: dict[str, Context | None] = {}
         self.evictable: set[int] = set()
         self.lent: set[int] = set()  # the other's
@@ -82,6 +91,11 @@ class Conformance(RuleBasedStateMachine):
             setattr(block, name, value)
         self.written[block] = _fields(block)
 
+    def owned(self, block: Block, place: str) -> Owners:
+        """The owners of a block that is at this place of chains."""
+        self.places[block] = place
+        return self.tree.at.get(place, NOBODY)
+
     def observe(self, event: Event) -> None:
         for policy in self.policies:
             policy.observe(event, self.now)
@@ -92,9 +106,9 @@ class Conformance(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.now += seconds
 
-    @rule(numbers=NUMBERS, standing=st.sampled_from(Standing), owners=OWNERS, at_once=st.booleans())
-    def offer(self, numbers: set[int], standing: Standing, owners: set[int], at_once: bool) -> None:
-        blocks = self.release(numbers - self.evictable - self.lent, standing, owners)
+    @rule(numbers=NUMBERS, standing=st.sampled_from(Standing), place=PLACES, at_once=st.booleans())
+    def offer(self, numbers: set[int], standing: Standing, place: str, at_once: bool) -> None:
+        blocks = self.release(numbers - self.evictable - self.lent, standing, place)
         for policy in self.pair:
             if at_once:
                 offer_all(policy)(blocks, self.now)
@@ -103,18 +117,18 @@ class Conformance(RuleBasedStateMachine):
                     policy.offer(block, self.now)
         self.evictable |= {block.id for block in blocks}
 
-    @rule(numbers=NUMBERS, standing=st.sampled_from(Standing), owners=OWNERS)
-    def lend(self, numbers: set[int], standing: Standing, owners: set[int]) -> None:
-        for block in self.release(numbers - self.evictable - self.lent, standing, owners):
+    @rule(numbers=NUMBERS, standing=st.sampled_from(Standing), place=PLACES)
+    def lend(self, numbers: set[int], standing: Standing, place: str) -> None:
+        for block in self.release(numbers - self.evictable - self.lent, standing, place):
             self.other.offer(block, self.now)
             self.lent.add(block.id)
 
-    def release(self, numbers: set[int], standing: Standing, owners: set[int]) -> list[Block]:
+    def release(self, numbers: set[int], standing: Standing, place: str) -> list[Block]:
         self.releases += 1
         blocks = [self.blocks[number] for number in sorted(numbers, key=lambda n: (-self.blocks[n].index, n))]
-        owned = frozenset(self.contexts[i] for i in owners)
         for block in blocks:
-            self.write(block, release=self.releases, released_at=self.now, standing=standing, owners=owned)
+            owners = self.owned(block, place)
+            self.write(block, release=self.releases, released_at=self.now, standing=standing, owners=owners)
         return blocks
 
     @precondition(lambda self: self.evictable)
@@ -161,11 +175,10 @@ class Conformance(RuleBasedStateMachine):
         assert set(ids) <= of
         return set(ids)
 
-    @rule(numbers=st.sets(st.integers(0, BLOCKS - 1)), standing=st.sampled_from(Standing), owners=OWNERS)
-    def restand(self, numbers: set[int], standing: Standing, owners: set[int]) -> None:
+    @rule(numbers=st.sets(st.integers(0, BLOCKS - 1)), standing=st.sampled_from(Standing), place=PLACES)
+    def restand(self, numbers: set[int], standing: Standing, place: str) -> None:
         """Everybody hears of all: a block that is not one's own is to be ignored."""
-        owned = frozenset(self.contexts[i] for i in owners)
-        self._restand(numbers, lambda block: {"standing": standing, "owners": owned})
+        self._restand(numbers, lambda block: {"standing": standing, "owners": self.owned(block, place)})
 
     def _restand(self, numbers: set[int], change: Callable[[Block], dict[str, Any]]) -> None:
         changed = [self.blocks[number] for number in sorted(numbers & (self.evictable | self.lent))]
@@ -173,9 +186,15 @@ class Conformance(RuleBasedStateMachine):
             self.write(block, **change(block))
         self.observe(BlocksRestood(tuple(changed)))
 
+    def _seat(self, who: int, here: bool) -> None:
+        """A context takes the places of its chain, or leaves them."""
+        self.tree.move(self.contexts[who], CHAINS[who] if here else ())
+        at = {block.id for block, place in self.places.items() if place in CHAINS[who]}
+        self._restand(at, lambda block: {"owners": self.owned(block, self.places[block])})
+
     # Turns
 
-    @rule(numbers=st.lists(st.integers(0, BLOCKS - 1)), who=st.none() | st.integers(0, CONTEXTS - 1))
+    @rule(numbers=st.lists(st.integers(0, BLOCKS - 1)), who=st.none() | CONTEXTS)
     def arrive(self, numbers: list[int], who: int | None) -> None:
         self.turns += 1
         turn = f"turn{self.turns}"
@@ -184,7 +203,10 @@ class Conformance(RuleBasedStateMachine):
         if context:
             self.survival.returned(context, self.now)
             context.turns.add(turn)
-            context.standing = Standing.UNKNOWN if context.standing is Standing.ENDED else context.standing
+            if context.standing is Standing.ENDED:
+                self.tree.stand(context, Standing.UNKNOWN)
+            if context.seat is None:
+                self._seat(self.contexts.index(context), here=True)
             self.observe(ContextChanged(context))
         keys = tuple(f"key{number}" for number in numbers)
         self.observe(TurnArrived(turn, keys, context and context.job, context and context.id))
@@ -205,7 +227,8 @@ class Conformance(RuleBasedStateMachine):
             context.turns.discard(turn)
             context.depth += 1
             context.tool = tool if standing is Standing.TOOL else None
-            context.standing, context.idle_since = standing, self.now
+            context.idle_since = self.now
+            self.tree.stand(context, standing)
             self.rest(context)
         stop = Stop.TOOL_USE if standing is Standing.TOOL else Stop.END_TURN
         self.observe(TurnFinished(turn, ("key0", "key1"), stop, tool, standing is Standing.ENDED))
@@ -230,18 +253,17 @@ class Conformance(RuleBasedStateMachine):
     def end(self, job: str) -> None:
         for context in self.contexts:
             if context.job == job:
-                context.standing = Standing.ENDED
+                self.tree.stand(context, Standing.ENDED)
                 self.rest(context)
         self.observe(JobFinished(job))
 
-    @rule(who=st.integers(0, CONTEXTS - 1))
+    @rule(who=CONTEXTS)
     def forget_context(self, who: int) -> None:
         gone = self.contexts[who]
         if gone.turns:
             return
         self.survival.lost(gone, self.now)
-        mine = {block.id for block in self.blocks if gone in block.owners}
-        self._restand(mine, lambda block: {"owners": block.owners - {gone}})
+        self._seat(who, here=False)
         self.observe(ContextChanged(gone, gone=True))
         self.contexts[who] = Context(gone.id, gone.job)
 

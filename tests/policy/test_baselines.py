@@ -10,6 +10,7 @@ from agentcache.cost import CostModel, CostProfile
 from agentcache.errors import ConfigError
 from agentcache.model import Block, Context, ContextChanged, Standing
 from agentcache.policy import Policy, make_policy
+from tests.policy.owners import owned
 
 COST = CostModel(CostProfile(c_lin=1e-4, c_att=1e-6), 16)
 
@@ -98,10 +99,10 @@ def test_partial_node_takes_the_head_of_the_cheapest_run() -> None:
 
 def paused(policy: Policy, name: str, blocks: int, now: float, tool: str = "bash") -> list[Block]:
     context = Context(name, name, standing=Standing.TOOL, tool=tool, depth=1)
+    owners = owned(context)
     policy.observe(ContextChanged(context), now)
     made = [
-        Block(0, (name, index), index, 1 + int(now), now, Standing.TOOL, frozenset({context}))
-        for index in reversed(range(blocks))
+        Block(0, (name, index), index, 1 + int(now), now, Standing.TOOL, owners) for index in reversed(range(blocks))
     ]
     for block in made:
         policy.offer(block, now)

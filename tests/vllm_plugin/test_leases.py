@@ -5,13 +5,14 @@ from agentcache.policy import Policy, make_policy
 from agentcache.policy.base import FollowsPrices, FollowsSurvival
 from agentcache.vllm_plugin.leases import Leased
 from tests.policy.conformance import COST
+from tests.policy.owners import owned
 
 
 def two_jobs() -> tuple[Leased, dict[str, list[Block]]]:
     policy = Leased(make_policy("lru", COST, 16))
     jobs = {}
     for release, name in enumerate(("old", "new"), 1):
-        owners = frozenset({Context(name, name)})
+        owners = owned(Context(name, name))
         jobs[name] = [
             Block(10 * release + i, f"{name}{i}", i, release, float(release), owners=owners) for i in range(4)
         ]
