@@ -344,6 +344,10 @@ class Residency:
 
     # Looking
 
+    def context_of(self, turn: str) -> Context | None:
+        """The context of an open turn."""
+        return self._turns.get(turn)
+
     def __len__(self) -> int:
         """Evictable blocks now."""
         return len(self.policy)

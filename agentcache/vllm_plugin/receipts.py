@@ -6,7 +6,6 @@ from pathlib import Path
 import msgspec
 
 from agentcache.model import (
-    Context,
     Event,
     Key,
     Standing,
@@ -94,7 +93,7 @@ class Receipts:
             receipt.held_s += seconds
 
     def _arrived(self, event: TurnArrived, now: float) -> Receipt | None:
-        context = self._context(event)
+        context = self._residency.context_of(event.turn)
         if event.turn in self.open or context is None:
             return None
         again = context.depth > 0
@@ -104,11 +103,6 @@ class Receipts:
         receipt = Receipt(event.turn, context.job, context.id, after, now, pause_s, opens)
         self.open[event.turn] = receipt
         return receipt
-
-    def _context(self, event: TurnArrived) -> Context | None:
-        book = self._residency.contexts
-        near = book.owners(event.keys[-1]) if event.keys else book
-        return next((context for context in near if event.turn in context.turns), None)
 
     def _scheduled(self, event: TurnScheduled, now: float) -> Receipt | None:
         receipt = self.open.get(event.turn)
