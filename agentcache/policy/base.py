@@ -102,6 +102,9 @@ class Retains(Protocol):
     def retains(self, context: Context) -> bool:
         """Whether the context is kept now."""
 
+    def retained_version(self) -> int:
+        """Another number whenever an answer may be another one."""
+
 
 @runtime_checkable
 class Bulk(Protocol):

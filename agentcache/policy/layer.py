@@ -24,6 +24,7 @@ class Layer:
 
     def __init__(self, *behind: Policy) -> None:
         self._behind = behind
+        self._retentions = 0  # that began or ended
         self.name = f"{self.name}+{behind[0].name}"
         self.reuse = behind[0].reuse
         self.needs = self.needs | behind[0].needs
@@ -54,3 +55,8 @@ class Layer:
     def retains(self, context: Context) -> bool:
         """Whether a layer behind this one keeps the context."""
         return any(isinstance(policy, Retains) and policy.retains(context) for policy in self._behind)
+
+    def retained_version(self) -> int:
+        """Another number whenever `retains` may answer otherwise."""
+        behind = [policy.retained_version() for policy in self._behind if isinstance(policy, Retains)]
+        return self._retentions + sum(behind)

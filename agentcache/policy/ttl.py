@@ -130,6 +130,7 @@ class Ttl(Layer):
         seconds = self._tau_s if self._tau_s != LEARNT else self._best(tool, context)
         if seconds > 0:
             self._leases[context] = now + seconds
+            self._retentions += 1
             self._blocks[context] = {}
             self._sequence += 1
             heapq.heappush(self._ends, (now + seconds, self._sequence, context))
@@ -159,7 +160,7 @@ class Ttl(Layer):
                 self._end(context, now)
 
     def _end(self, context: Context, now: float) -> None:
-        self._leases.pop(context, None)
+        self._retentions += self._leases.pop(context, None) is not None
         for block in list(self._blocks.get(context, ())):
             self._unlist(block)
             if not self._list(block):

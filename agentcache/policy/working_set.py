@@ -156,6 +156,7 @@ def choose(candidates: Iterable[Candidate], capacity_blocks: int, config: Workin
     rest = _Part(limit - sum(floor.room if floor.full else floor.used for floor in floors.values()))
     held: dict[str, str] = {}
     exceptions: dict[str, Excuse] = {}
+    taken = ""  # of the rest, as those are told that do not fit
     for candidate in competing:
         if rest.full or not rest.fits(candidate):  # behind the first that does not fit there may be thousands
             if not rest.jobs:
@@ -165,17 +166,15 @@ def choose(candidates: Iterable[Candidate], capacity_blocks: int, config: Workin
             elif candidate.excused or (candidate.turns and not busy):
                 exceptions[candidate.job] = "idle"
             else:
-                held[candidate.job] = _reason(candidate, rest, len(held))
+                taken = taken or f"{rest.used} of {int(rest.room)} are taken by {rest.jobs} jobs before it"
+                if held:
+                    held[candidate.job] = f"{len(held)} jobs that came before it wait; {taken}"
+                else:
+                    held[candidate.job] = f"needs {rest.need(candidate)} blocks, {taken}"
                 continue
         rest.add(candidate)
+        taken = ""
         members.append(candidate.job)
         busy = busy or candidate.turns
     used = rest.used + sum(floor.used for floor in floors.values())
     return Choice(tuple(members), used, held, exceptions)
-
-
-def _reason(candidate: Candidate, part: _Part, held: int) -> str:
-    taken = f"{part.used} of {int(part.room)} are taken by {part.jobs} jobs before it"
-    if held:
-        return f"{held} jobs that came before it wait; {taken}"
-    return f"needs {part.need(candidate)} blocks, {taken}"

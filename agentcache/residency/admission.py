@@ -53,7 +53,8 @@ class _Job:
 
     `turns` are queued or running, `resting` are the contexts that were left by their last turn. `excused`: until its
     turns are over, it runs whatever fits. `candidate` is what the rule was last told of it, None once that is out of
-    date. It says for how long the oldest of its turns has been queued, since `queued_at`, and is good up to the bound.
+    date: it is good until its oldest turn, queued since `queued_at`, was held too long, and until the first resting
+    context gives up its place, at `release_at`.
     """
 
     name: str
@@ -63,6 +64,7 @@ class _Job:
     excused: bool = False
     candidate: Candidate | None = None
     queued_at: float = math.inf
+    release_at: float = math.inf
 
 
 class WorkingSetAdmission:
@@ -171,6 +173,11 @@ class WorkingSetAdmission:
         self._stale = True
         self._growth_version = -1
 
+    def forgot(self, context: Context) -> None:
+        """The book has forgotten a context."""
+        if job := self._live.get(context.job):
+            job.candidate = None
+
     def resized(self, capacity_blocks: int) -> None:
         """The pool has another size from now on."""
         self.capacity_blocks = capacity_blocks
@@ -231,6 +238,7 @@ class WorkingSetAdmission:
             return []
         if self._survival and self._survival.generation != self._generation:
             self._generation = self._survival.generation
+            self._growth_version = -1
             self._stale = True
         if not self._stale and now < self._until:
             return []
@@ -251,14 +259,16 @@ class WorkingSetAdmission:
             self._growth_version = growth_version
         for job in list(self._live.values()):
             candidate = job.candidate
-            # What rests is looked at each time; who only waits, and there may be thousands, when something changed.
-            if candidate is None or fresh or job.resting or now - job.queued_at > max_hold_s:
+            # There may be thousands that rest or wait: they are looked at when something of them has changed.
+            if candidate is None or fresh or job.release_at <= now or now - job.queued_at > max_hold_s:
                 candidate = job.candidate = self._candidate(job, now)
                 if candidate is None:
                     del self._live[job.name]
                     continue
             if now <= (bound_s := job.queued_at + max_hold_s) < self._until:
                 self._until = bound_s
+            if job.release_at < self._until:
+                self._until = job.release_at
             candidates.append(candidate)
         return candidates
 
@@ -266,6 +276,7 @@ class WorkingSetAdmission:
         """A job as the rule is told of it; None for one that has no turn, and is not expected back soon."""
         chains = [turn.keys for turn in job.turns.values()]
         growth = sum(self._replies.expected(turn.context.standing) for turn in job.turns.values())
+        job.release_at = math.inf
         for context in list(job.resting):
             release_s = self._release_s(context)
             # A context that rests for longer, or has ended, is nobody's footprint: it may be evicted.
@@ -275,7 +286,7 @@ class WorkingSetAdmission:
                 del job.resting[context]
                 self.counts.released += 1
             else:
-                self._until = min(self._until, context.idle_since + release_s)
+                job.release_at = min(job.release_at, context.idle_since + release_s)
                 chains.append(context.chain)
                 growth += self._inputs.expected(context.standing) + self._replies.expected(context.standing)
         if not chains:
@@ -379,7 +390,8 @@ class WorkingSetAdmission:
             raise CheckFailed(f"{held} turns are held, {self._held_turns} are counted")
         for job in self._live.values():
             chains = [turn.keys for turn in job.turns.values()]
-            if job.candidate and not job.resting and (job.candidate.order, job.candidate.chains) != (job.order, chains):
+            chains += [context.chain for context in job.resting]
+            if job.candidate and (job.candidate.order, job.candidate.chains) != (job.order, chains):
                 raise CheckFailed(f"what the rule was told of job {job.name} is out of date")
         if self.shares:
             self.shares.check()

@@ -214,6 +214,8 @@ class Residency:
             if self.admission:
                 self.admission.closed(turn, now)
         self.contexts.close(context)
+        if self.admission:
+            self.admission.forgot(context)
         self.survival.lost(context, now)
         if context.standing is Standing.ENDED:
             self._leave(context.chain, Standing.ENDED, context.idle_since, now)

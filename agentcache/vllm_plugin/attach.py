@@ -56,6 +56,7 @@ def attach(scheduler: Any, options: EngineOptions) -> Host:
         host.residency.admission.on_hold_end = host.held
         if isinstance(policy, Retains):
             host.residency.admission.is_retained = policy.retains
+            host.residency.admission.retained_version = policy.retained_version
 
     reason = why_not_fused(config)
     fused = options.mode == "fused" and not reason

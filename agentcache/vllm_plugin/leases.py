@@ -38,6 +38,7 @@ class Leased(Layer):
     def grant(self, job: str, until: float, keep_priority: int, blocks: Iterable[Block]) -> int:
         """Keep a job until then; `blocks` are its evictable ones. Returns how many are kept now."""
         self._leases[job] = (until, keep_priority)
+        self._retentions += 1
         heapq.heappush(self._ends, (until, job))
         mine = [block for block in blocks if block in self.inner]
         for block in mine:
@@ -48,6 +49,7 @@ class Leased(Layer):
     def end(self, job: str, now: float) -> None:
         """The job's lease is over."""
         if self._leases.pop(job, None) is not None:
+            self._retentions += 1
             self._give_back([block for block in self._kept if not self._leased(block)], now)
 
     def __iter__(self) -> Any:

@@ -26,7 +26,7 @@ from agentcache.model import (
     TurnScheduled,
 )
 from agentcache.policy import Policy, make_policy
-from agentcache.policy.base import FollowsPrices, FollowsSurvival, Foresees, offer_all, touch_all
+from agentcache.policy.base import FollowsPrices, FollowsSurvival, Foresees, Retains, offer_all, touch_all
 from agentcache.policy.survival import Survival
 from agentcache.residency.tree import OwnersTree
 from agentcache.vllm_plugin.leases import Leased
@@ -82,6 +82,7 @@ class Conformance(RuleBasedStateMachine):
         self.open: dict[str, Context | None] = {}
         self.evictable: set[int] = set()
         self.lent: set[int] = set()  # the other's
+        self.retained: dict[Policy, tuple[int, dict[Context, bool]]] = {}
         self.now = 0.0
         self.releases = self.turns = 0
 
@@ -318,6 +319,12 @@ class Conformance(RuleBasedStateMachine):
             assert len(policy) == len(numbers)
             assert {block.id for block in self.blocks if block in policy} == numbers
             policy.check()
+            if isinstance(policy, Retains):
+                kept = {context: policy.retains(context) for context in self.contexts}
+                version, before = self.retained.get(policy, (0, {}))
+                same = all(before.get(context, now) == now for context, now in kept.items())
+                assert same or version != policy.retained_version()
+                self.retained[policy] = policy.retained_version(), kept
         assert {block: _fields(block) for block in self.blocks} == self.written, "a policy wrote on a block"
 
     def teardown(self) -> None:

@@ -193,9 +193,14 @@ def test_a_preempted_turn_resumes_first_and_retained_contexts_before_older_jobs(
     core.observe(Scheduled("c0", 10, 0, 0, 0), 1.0)
     core.observe(TurnPreempted("c0"), 2.0)
     core.admission.is_retained = lambda context: context.job == "b"
+    leases = iter([0, 0, 1])
+    core.admission.retained_version = lambda: next(leases)
     assert sorted(["a0", "b0", "c0"], key=core.rank) == ["c0", "b0", "a0"]
     version = core.admission.version
     core.admit(3.0)
+    core.admit(4.0)
+    assert core.admission.version == version, "nobody's lease has run out"
+    core.admit(5.0)
     assert core.admission.version > version, "leases run out by themselves"
 
 

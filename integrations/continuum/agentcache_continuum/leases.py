@@ -196,6 +196,7 @@ class Leases(Layer):
         self.leases.granted += 1
         self._stamps += 1
         self._leases[context] = _Lease(now + seconds, now, self._stamps)
+        self._retentions += 1
         if seconds < math.inf:
             heapq.heappush(self._ends, (now + seconds, self._stamps, context))
         if len(self._ends) > 4 * len(self._leases) + 64:  # mostly of leases that were taken up
@@ -242,6 +243,7 @@ class Leases(Layer):
         lease = self._leases.pop(context, None)
         if lease is None:
             return
+        self._retentions += 1
         free = []
         for block in list(lease.blocks):
             since = self._unlist(block)

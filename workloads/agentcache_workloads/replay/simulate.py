@@ -116,6 +116,7 @@ def make_residency(
     residency = make(made, cache_blocks, admission=rule)
     if residency.admission and isinstance(residency.policy, Retains):
         residency.admission.is_retained = residency.policy.retains
+        residency.admission.retained_version = residency.policy.retained_version
     return residency
 
 
