@@ -238,7 +238,8 @@ class AnyStream(RuleBasedStateMachine):
     """Events at random, contradictory ones included; block traffic that keeps to the protocol, copies included."""
 
     @initialize(
-        policy=st.sampled_from(["lru", "lru-holes", "asymcache", "asymcache-periodic"]), bound=st.integers(1, 4)
+        policy=st.sampled_from(["lru", "lru-holes", "asymcache", "return-index", "ttl+return-index"]),
+        bound=st.integers(1, 4),
     )
     def start(self, policy: str, bound: int) -> None:
         self.residency = Residency(make_policy(policy, COST, 40), 40, bound)
