@@ -126,10 +126,10 @@ def _build(recipe: dict[str, Any], folder: Path) -> None:
     torch.manual_seed(0)
     config = getattr(transformers, recipe["arch"] + "Config")(**options)
     getattr(transformers, recipe["arch"] + "ForCausalLM")(config).float().save_pretrained(folder)
-    _tokenizer(recipe["vocab_size"]).save_pretrained(folder)
+    build_tokenizer(recipe["vocab_size"]).save_pretrained(folder)
 
 
-def _tokenizer(vocab_size: int) -> Any:
+def build_tokenizer(vocab_size: int) -> Any:
     """A byte-level BPE that can encode anything; trained on two sentences, since nobody reads its output."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
