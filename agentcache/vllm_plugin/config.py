@@ -11,6 +11,7 @@ from agentcache.policy import make_online_policy
 from agentcache.policy.admission import parse_admission
 from agentcache.policy.chunking import parse_chunking
 from agentcache.vllm_plugin.courier import parse_service
+from agentcache.vllm_plugin.lines import Lines
 
 
 class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,6 +76,8 @@ def check_options(options: EngineOptions, profile: CostProfile | None = None) ->
     parse_chunking(options.chunking)
     if options.service is not None:
         parse_service(options.service)
+    if options.receipts is not None:
+        Lines(options.receipts, bytes).close()
     if profile is None:
         profile = CostProfile.load(options.profile) if options.profile else CostProfile(c_lin=1.0, c_att=1.0)
     make_online_policy(options.policy, CostModel(profile, block_size=16), capacity_blocks=1)

@@ -1,7 +1,6 @@
 """The pipe to the process that carries reports to the residency service, started when it is needed."""
 
 import os
-import select
 import subprocess
 import sys
 import threading
@@ -47,17 +46,27 @@ class CourierProcess:
     def carry(self, report: bytes) -> bytes:
         process = self._running()
         assert process.stdin and process.stdout
+        late = threading.Event()
+
+        def end() -> None:  # whatever it hangs in, taking the report in or half an answer: its end ends the wait
+            late.set()
+            process.kill()
+
+        patience = threading.Timer(ANSWER_S, end)
+        patience.daemon = True
+        patience.start()
         try:
             write_frame(process.stdin, report)
-            if not select.select([process.stdout], [], [], ANSWER_S)[0]:
-                raise LinkDown(f"no answer within {ANSWER_S:g} s")
             answer = read_frame(process.stdout)
-        except (OSError, ValueError, InputError, LinkDown) as error:
-            self._end()
-            raise error if isinstance(error, LinkDown) else LinkDown(f"the courier is gone: {error}") from error
+        except (OSError, ValueError, InputError) as error:
+            answer, why = b"", f"the courier is gone: {error}"
+        else:
+            why = "the courier has ended"
+        finally:
+            patience.cancel()
         if not answer:
             self._end()
-            raise LinkDown("the courier has ended")
+            raise LinkDown(f"no answer within {ANSWER_S:g} s" if late.is_set() else why)
         status, body = answer[:1], answer[1:]
         if status == b"s":
             raise OtherSchema(body.decode(errors="replace"))

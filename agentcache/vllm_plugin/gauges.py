@@ -7,7 +7,7 @@ from agentcache.vllm_plugin.metrics import Meter
 
 
 def gauge(host: Host, pool: ResidencyBlockPool, block_size: int) -> None:
-    """Write the gauges; in a few dictionary look-ups, for it is called once a step."""
+    """Write the gauges. From any thread: it reads numbers that the scheduler keeps, which may be of two steps."""
     meter, residency = host.meter, host.residency
     queue = pool.free_block_queue
     evictable, free = len(residency), queue.num_keyless_blocks
@@ -22,14 +22,15 @@ def gauge(host: Host, pool: ResidencyBlockPool, block_size: int) -> None:
         meter.set("agentcache_working_set_jobs", len(admission.choice.members))
     if claims := getattr(residency.policy, "conflicts", None):  # a retention layer's
         conflicts |= {kind: getattr(claims, kind) for kind in claims.__dataclass_fields__}
+    meter.set("agentcache_receipts_dropped_total", host.receipts.dropped)
     if guard := getattr(residency.policy, "guard", None):
         count_regret(guard, meter)
     for kind, total in conflicts.items():
-        meter.total("agentcache_hint_conflicts_total", total, kind)
+        meter.set("agentcache_hint_conflicts_total", total, kind)
 
 
 def count_regret(guard: Guard, meter: Meter) -> None:
     """What the policy has paid and what LRU would have: the ratio of the two, less 1, is the regret."""
-    meter.total("agentcache_prefill_seconds_total", round(guard.paid_s * 1e6), "live")
-    meter.total("agentcache_prefill_seconds_total", round(guard.shadow_s * 1e6), "lru")
-    meter.total("agentcache_policy_fallbacks_total", guard.rests)
+    meter.set("agentcache_prefill_seconds_total", guard.paid_s, "live")
+    meter.set("agentcache_prefill_seconds_total", guard.shadow_s, "lru")
+    meter.set("agentcache_policy_fallbacks_total", guard.rests)

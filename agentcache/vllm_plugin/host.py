@@ -20,10 +20,12 @@ from agentcache.model import (
 )
 from agentcache.residency import Residency
 from agentcache.vllm_plugin.compat import Request, RequestStatus
-from agentcache.vllm_plugin.hints import read_hints
+from agentcache.vllm_plugin.hints import Hints, read_hints
 from agentcache.vllm_plugin.metrics import Meter
+from agentcache.vllm_plugin.page import Page
 from agentcache.vllm_plugin.receipts import Receipts
 from agentcache.vllm_plugin.refusals import stock_only
+from agentcache.vllm_plugin.spare import Spare
 
 Listener = Callable[[Event, float], None]
 
@@ -41,6 +43,8 @@ class Host:
         self.residency = residency
         self.listeners: list[Listener] = []
         self.meter = Meter()
+        self.spare = Spare(self.meter)
+        self.page: Page | None = None
         self.dropping = "reset"  # why the engine invalidates blocks, while it does
         self.priorities = False  # whether requests' priorities count, as somebody asked
         self.receipts = Receipts(residency, block_size, receipts)
@@ -53,6 +57,13 @@ class Host:
         self._tell_stored()
         self.now = self._clock()
 
+    def close(self) -> None:
+        """The engine ends."""
+        with self.spare("accounts"):
+            self.receipts.close()
+            if self.page:
+                self.page.close()
+
     def stored(self, keys: Sequence[Key]) -> None:
         """Blocks with these keys have been registered."""
         self._stored += keys
@@ -64,9 +75,11 @@ class Host:
 
     def observe(self, event: Event) -> list[Decision]:
         self._tell_stored()
-        decisions = self.residency.observe(event, self.now)
+        with self.spare.core:
+            decisions = self.residency.observe(event, self.now)
         if not isinstance(event, _SILENT):
-            self.meter.hear(event, self.receipts.hear(event, self.now))
+            with self.spare("accounts"):
+                self.meter.hear(event, self.receipts.hear(event, self.now))
         for listener in self.listeners:
             listener(event, self.now)
         return decisions
@@ -77,16 +90,19 @@ class Host:
         begun = time.perf_counter()
         victims = self.residency.victims(need, self.now)
         assert victims is not None, f"{need} victims asked, {len(self.residency)} evictable"
-        self.meter.observe("agentcache_decision_seconds", time.perf_counter() - begun, "victims")
-        self.meter.evicted(Counter(victim.standing for victim in victims), "capacity")
+        with self.spare("accounts"):
+            self.meter.observe("agentcache_decision_seconds", time.perf_counter() - begun, "victims")
+            self.meter.evicted(Counter(victim.standing for victim in victims), "capacity")
         self.observe(BlocksEvicted(tuple(victim.key for victim in victims)))
         return victims
 
     def dropped(self, blocks: Sequence[Block]) -> None:
         """The engine has invalidated the content of these evictable blocks."""
         self._tell_stored()
-        self.residency.forget(blocks)
-        self.meter.evicted(Counter(block.standing for block in blocks), self.dropping)
+        with self.spare.core:
+            self.residency.forget(blocks)
+        with self.spare("accounts"):
+            self.meter.evicted(Counter(block.standing for block in blocks), self.dropping)
 
     def withdrawn(self, keys: Sequence[Key]) -> None:
         """Blocks that are in use have lost these keys."""
@@ -96,21 +112,29 @@ class Host:
 
     def held(self, turn: str, end: str, seconds: float) -> None:
         """A hold of the turn by admission is over."""
-        self.meter.observe("agentcache_hold_seconds", seconds, end)
-        self.receipts.held(turn, end, seconds)
+        with self.spare("accounts"):
+            self.meter.observe("agentcache_hold_seconds", seconds, end)
+            self.receipts.held(turn, end, seconds)
 
     def arrived(self, request: Request) -> None:
         begun = time.perf_counter()
-        hints = read_hints(request)
-        for (source, action, outcome), count in hints.outcomes.items():
-            self.meter.count("agentcache_hints_total", source, action, outcome, by=count)
-        if reason := stock_only(request):
-            self.meter.count("agentcache_stock_turns_total", reason)
+        hints = self._hints(request)
         keys = tuple(request.block_hashes)
-        self.receipts.expect(request.request_id, keys)
+        with self.spare("accounts"):
+            for (source, action, outcome), count in hints.outcomes.items():
+                self.meter.count("agentcache_hints_total", source, action, outcome, by=count)
+            if reason := stock_only(request):
+                self.meter.count("agentcache_stock_turns_total", reason)
+            self.receipts.expect(request.request_id, keys)
         urgency = request.priority if self.priorities else 0
         self.observe(TurnArrived(request.request_id, keys, hints.job, hints.context, hints.tool_ran, urgency))
-        self.meter.observe("agentcache_decision_seconds", time.perf_counter() - begun, "observe")
+        with self.spare("accounts"):
+            self.meter.observe("agentcache_decision_seconds", time.perf_counter() - begun, "observe")
+
+    def _hints(self, request: Request) -> Hints:
+        with self.spare("hints"):
+            return read_hints(request)
+        return Hints()
 
     def preempted(self, request: Request) -> None:
         self.observe(TurnPreempted(request.request_id))
@@ -119,12 +143,13 @@ class Host:
         if request.status not in _STOPS:
             self.observe(TurnAborted(request.request_id))
             return
-        hints = read_hints(request)
+        hints = self._hints(request)
         stop = Stop.TOOL_USE if hints.tool_next else _STOPS[request.status]
         keys = tuple(request.block_hashes)
         decisions = self.observe(TurnFinished(request.request_id, keys, stop, hints.tool_next, hints.last))
-        ended = sum(isinstance(decision, Release) for decision in decisions)
-        self.meter.count("agentcache_jobs_finished_total", "ended", by=ended)
+        with self.spare("accounts"):
+            ended = sum(isinstance(decision, Release) for decision in decisions)
+            self.meter.count("agentcache_jobs_finished_total", "ended", by=ended)
 
 
 _STOPS = {

@@ -84,10 +84,15 @@ class EngineView:
         self.pool.get_new_blocks = get_new_blocks
 
     def check(self) -> None:
-        """All blocks are free and every book balances; raise `CheckFailed` otherwise. For an idle engine."""
+        """All blocks are free, every book balances and nothing has failed; raise `CheckFailed` otherwise.
+
+        For an idle engine.
+        """
         if self.free_blocks != self.usable_blocks:
             raise CheckFailed(f"{self.free_blocks} blocks are free, {self.usable_blocks} exist, and nothing runs")
         if references := {block.block_id: block.ref_cnt for block in self.pool.blocks[1:] if block.ref_cnt}:
             raise CheckFailed(f"blocks are still referenced while nothing runs: {references}")
         if self.host:
             self.pool.free_block_queue.check()
+            if self.host.spare.faults:
+                raise CheckFailed(f"parts of ours have failed: {self.host.spare.faults}")

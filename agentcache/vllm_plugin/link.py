@@ -116,6 +116,10 @@ class Link:
 
     def hear(self, event: Event, now: float) -> None:
         """Mark the contexts that an event changes."""
+        with self._host.spare("link"):
+            self._hear(event)
+
+    def _hear(self, event: Event) -> None:
         match event:
             case TurnArrived(turn):
                 if receipt := self._host.receipts.open.get(turn):
@@ -144,14 +148,17 @@ class Link:
 
     def poll(self) -> None:
         """Between two steps: carry out what came in."""
-        if not self._news:
-            return
-        self._news = False
+        if self._news:
+            self._news = False
+            with self._host.spare("link"):
+                self._poll()
+
+    def _poll(self) -> None:
         meter = self._host.meter
         meter.set("agentcache_service_up", int(self.up))
-        meter.set("agentcache_service_staleness_seconds", round((self._clock() - self._heard_at) * 1e6))
-        meter.total("agentcache_service_sync_failures_total", self.failures)
-        meter.total("agentcache_service_dropped_summaries_total", self.dropped)
+        meter.set("agentcache_service_staleness_seconds", self._clock() - self._heard_at)
+        meter.set("agentcache_service_sync_failures_total", self.failures)
+        meter.set("agentcache_service_dropped_summaries_total", self.dropped)
         while self._parameters:
             self._orders.learn(self._parameters.popleft())
         while self._commands:
@@ -163,6 +170,8 @@ class Link:
             try:
                 done = self._orders.carry_out(command)
             except Exception:  # a wish of the service's must never be the engine's end
+                if self._host.spare.broken:
+                    raise
                 logger.exception("AgentCache: a command of the residency service failed: %s", command)
                 done = Done(command.id, "rejected", detail="it failed")
             kind = type(command).__name__.lower()

@@ -1,10 +1,6 @@
-"""The names of our metrics, and the meter in the engine's process that counts for them.
+"""The names of our metrics, and the meter in the engine's process that keeps them; `page` puts them on /metrics."""
 
-vLLM sends one `SchedulerStats` a step from the engine's process to the API server's, and reads only the stages it
-knows out of its counts by stage. What the meter has counted since the last step travels there as further entries
-`name|label|...` with a whole number, which `stat_logger` takes out on the other side. Nobody else looks at them.
-"""
-
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -27,7 +23,6 @@ class Metric:
     text: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
-    scale: int = 1  # whole numbers travel: seconds as microseconds
 
 
 METRICS = {
@@ -37,9 +32,7 @@ METRICS = {
     "agentcache_jobs_finished_total": Metric("counter", "Jobs that are known to have ended.", ("how",)),
     "agentcache_turns_total": Metric("counter", "Turns, by what came before them.", ("after",)),
     "agentcache_stock_turns_total": Metric("counter", "Turns whose blocks behind holes are not reused.", ("reason",)),
-    "agentcache_pause_seconds": Metric(
-        "histogram", "From one turn of a context to its next.", ("class",), SECONDS, 10**6
-    ),
+    "agentcache_pause_seconds": Metric("histogram", "From one turn of a context to its next.", ("class",), SECONDS),
     "agentcache_hints_total": Metric("counter", "Claims that requests made.", ("source", "action", "outcome")),
     "agentcache_hint_conflicts_total": Metric("counter", "Claims that what happened contradicts.", ("kind",)),
     "agentcache_resident_tokens": Metric("gauge", "Slots of the pool, by whom they serve.", ("tier", "state")),
@@ -53,22 +46,24 @@ METRICS = {
         "counter", "Cached blocks overwritten or dropped.", ("tier", "reason", "state")
     ),
     "agentcache_held_turns": Metric("gauge", "Turns that admission holds back now."),
-    "agentcache_hold_seconds": Metric("histogram", "How long admission held turns.", ("end",), SECONDS, 10**6),
+    "agentcache_hold_seconds": Metric("histogram", "How long admission held turns.", ("end",), SECONDS),
     "agentcache_working_set_tokens": Metric("gauge", "Footprint of the jobs that may run."),
     "agentcache_working_set_jobs": Metric("gauge", "Jobs that may run."),
     "agentcache_chunk_tokens": Metric("histogram", "Prefill tokens of steps that had some.", (), TOKENS),
-    "agentcache_step_seconds": Metric("histogram", "Time of timed steps.", ("kind",), SECONDS, 10**6),
+    "agentcache_step_seconds": Metric("histogram", "Time of timed steps.", ("kind",), SECONDS),
     "agentcache_prefill_seconds_total": Metric(
-        "counter", "Prefill by the cost model: paid (live), or due under stock LRU (lru).", ("shadow",), (), 10**6
+        "counter", "Prefill by the cost model: paid (live), or due under stock LRU (lru).", ("shadow",)
     ),
     "agentcache_policy_fallbacks_total": Metric("counter", "Times that the policy gave way to LRU's order."),
     "agentcache_service_up": Metric("gauge", "1 while the residency service answers."),
     "agentcache_service_sync_failures_total": Metric("counter", "Reports that the residency service did not answer."),
-    "agentcache_service_staleness_seconds": Metric("gauge", "Since the service's last answer.", (), (), 10**6),
+    "agentcache_service_staleness_seconds": Metric("gauge", "Since the service's last answer."),
     "agentcache_service_dropped_summaries_total": Metric(
         "counter", "Summaries that no longer fitted the link's queue."
     ),
-    "agentcache_decision_seconds": Metric("histogram", "Time of the core's calls.", ("call",), SHORT_SECONDS, 10**6),
+    "agentcache_receipts_dropped_total": Metric("counter", "Receipts that could not be written."),
+    "agentcache_faults_total": Metric("counter", "Failures of parts that the engine can do without.", ("part",)),
+    "agentcache_decision_seconds": Metric("histogram", "Time of the core's calls.", ("call",), SHORT_SECONDS),
 }
 
 STATES = {
@@ -82,43 +77,29 @@ STATES = {
 
 
 class Meter:
-    """Counts until the next step takes the counts away."""
+    """Keeps every series as it stands: its size is that of the closed sets of labels, whether anybody looks or not."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, int] = {}
-        self._gauges: dict[str, int] = {}
-        self._changed: dict[str, int] = {}
-        self._totals: dict[str, int] = {}
+        self.values: dict[tuple[str, ...], float] = {}  # name and labels of a counter or gauge
+        self.histograms: dict[tuple[str, ...], list[float]] = {}  # observations by bucket, then their sum
 
-    def count(self, name: str, *labels: str, by: int = 1) -> None:
+    def count(self, name: str, *labels: str, by: float = 1) -> None:
         if by:
-            key = "|".join((name, *labels))
-            self._sums[key] = self._sums.get(key, 0) + by
+            key = (name, *labels)
+            self.values[key] = self.values.get(key, 0) + by
 
     def observe(self, name: str, value: float, *labels: str) -> None:
         """One observation of a histogram, in the unit of its name."""
-        self.count(name, *labels, str(round(value * METRICS[name].scale)))
+        bounds = METRICS[name].buckets
+        row = self.histograms.get((name, *labels))
+        if row is None:
+            row = self.histograms[(name, *labels)] = [0.0] * (len(bounds) + 2)
+        row[bisect_left(bounds, value)] += 1
+        row[-1] += value
 
-    def set(self, name: str, value: int, *labels: str) -> None:
-        """A gauge; it travels when it has changed."""
-        key = "|".join((name, *labels))
-        if self._gauges.get(key) != value:
-            self._gauges[key] = self._changed[key] = value
-
-    def total(self, name: str, value: int, *labels: str) -> None:
-        """A counter that is kept elsewhere: counts what it grew by."""
-        key = "|".join((name, *labels))
-        if grown := value - self._totals.get(key, 0):
-            self._totals[key] = value
-            self.count(name, *labels, by=grown)
-
-    def drain(self) -> dict[str, int]:
-        """What is new since the last call; mostly nothing."""
-        if not self._sums and not self._changed:
-            return {}
-        new = self._sums | self._changed
-        self._sums, self._changed = {}, {}
-        return new
+    def set(self, name: str, value: float, *labels: str) -> None:
+        """A gauge, or a counter that is kept elsewhere, as it stands now."""
+        self.values[(name, *labels)] = value
 
     # What it counts by itself
 

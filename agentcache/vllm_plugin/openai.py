@@ -8,6 +8,7 @@ from typing import Any
 
 from agentcache.cost.profile import CostProfile
 from agentcache.errors import ConfigError
+from agentcache.vllm_plugin import page
 from agentcache.vllm_plugin.config import check_options, load_options
 from agentcache.vllm_plugin.cpu_env import SERVER_ENV, interpret_in_children, interpret_triton
 from agentcache.vllm_plugin.models import served_model
@@ -39,6 +40,7 @@ class OpenAIEngine:
             interpret_in_children()
         from agentcache.vllm_plugin.compat import openai_app
 
+        page.show()
         try:
             self.app, self.client = await self._stack.enter_async_context(openai_app(self.argv))
         except SystemExit as error:

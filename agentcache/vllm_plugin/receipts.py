@@ -1,7 +1,6 @@
 """Receipts: for every turn, what of its prompt was reused, what was missing and why, and how long it was held."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 
@@ -17,6 +16,7 @@ from agentcache.model import (
 )
 from agentcache.residency import Residency
 from agentcache.vllm_plugin.compat import init_logger
+from agentcache.vllm_plugin.lines import Lines
 
 logger = init_logger(__name__)
 
@@ -51,14 +51,27 @@ class Receipt(msgspec.Struct):
 
 
 class Receipts:
-    """Writes one JSON line a turn to `path`, if there is one, and says it in the debug log."""
+    """Writes one JSON line a turn to `path`, if there is one, and says it in the debug log.
+
+    Raises `ConfigError` for a path that cannot be opened; later, what cannot be written is dropped and counted.
+    """
 
     def __init__(self, residency: Residency, block_size: int, path: str | None = None) -> None:
         self.open: dict[str, Receipt] = {}
         self._residency = residency
         self._block_size = block_size
         self._known: dict[str, int] = {}  # turn -> blocks of its prompt that a context has had
-        self._path = Path(path) if path else None
+        self._lines = Lines(path, msgspec.json.encode) if path else None
+
+    @property
+    def dropped(self) -> int:
+        """Accounts that did not get into the file."""
+        return self._lines.dropped if self._lines else 0
+
+    def close(self) -> None:
+        """Write what still waits to be."""
+        if self._lines:
+            self._lines.close()
 
     def expect(self, turn: str, keys: Sequence[Key]) -> None:
         """A turn is about to arrive: note how much of its prompt is known before it is."""
@@ -128,7 +141,6 @@ class Receipts:
             return None
         receipt.ended, receipt.ended_s = how, now
         logger.debug("AgentCache: %s", receipt)
-        if self._path:
-            with self._path.open("ab") as file:
-                file.write(msgspec.json.encode(receipt) + b"\n")
+        if self._lines:
+            self._lines.write(receipt)
         return receipt

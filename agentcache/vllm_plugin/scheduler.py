@@ -11,7 +11,6 @@ from agentcache.errors import Unsupported
 from agentcache.vllm_plugin.attach import attach
 from agentcache.vllm_plugin.compat import AsyncScheduler, Request, Scheduler, SchedulerOutput, VllmConfig, init_logger
 from agentcache.vllm_plugin.config import load_options
-from agentcache.vllm_plugin.gauges import gauge
 from agentcache.vllm_plugin.holes import SEGMENTS
 from agentcache.vllm_plugin.host import Host
 from agentcache.vllm_plugin.kv_manager import no_shortcut, shortcut
@@ -62,7 +61,8 @@ class ResidencyScheduling:
                 logger.debug("AgentCache: %s", decision)
             if isinstance(self.waiting, RankedQueue) and self.waiting.reorder():
                 self.deferred_waiting.update(self.waiting.held)  # as if this step had skipped them
-            self.pacer.open()
+            with self.agentcache.spare("pace"):
+                self.pacer.open()
             self.kv_cache_manager.settle()
             if self.waiting or self._inflight_prefills:
                 no_shortcut(self)
@@ -81,11 +81,14 @@ class ResidencyScheduling:
         if not self.agentcache or tokens <= 1:
             return tokens
         segments, _ = self.kv_cache_manager.plan(request, num_computed_tokens, tokens)
-        return self.pacer.chunk(self, request, num_computed_tokens, segments)
+        with self.agentcache.spare("pace"):
+            return self.pacer.chunk(self, request, num_computed_tokens, segments)
+        return sum(end - start for start, end in segments)
 
     def _update_after_schedule(self, scheduler_output: SchedulerOutput) -> None:
         if self.agentcache:
-            self.pacer.scheduled(self, scheduler_output)
+            with self.agentcache.spare("pace"):
+                self.pacer.scheduled(self, scheduler_output)
             segmented = {}
             tokens = scheduler_output.num_scheduled_tokens
             for request_id in [name for name in self.kv_cache_manager.runs if name in tokens]:
@@ -103,15 +106,9 @@ class ResidencyScheduling:
         outputs = super().update_from_output(scheduler_output, *args, **kwargs)
         if self.agentcache:
             self.agentcache.tick()
-            self.pacer.finished(scheduler_output)
+            with self.agentcache.spare("pace"):
+                self.pacer.finished(scheduler_output)
         return outputs
-
-    def make_stats(self, *args: Any, **kwargs: Any) -> Any:
-        stats = super().make_stats(*args, **kwargs)
-        if self.agentcache and stats:
-            gauge(self.agentcache, self.kv_cache_manager.block_pool, self.block_size)
-            stats.num_kv_fetch_reqs_by_stage |= self.agentcache.meter.drain()
-        return stats
 
     def reset_prefix_cache(self, *args: Any, **kwargs: Any) -> bool:
         done: bool = super().reset_prefix_cache(*args, **kwargs)
@@ -120,8 +117,11 @@ class ResidencyScheduling:
         return done
 
     def shutdown(self) -> None:
-        if self.link:
-            self.link.close()
+        if self.agentcache:
+            with self.agentcache.spare("link"):
+                if self.link:
+                    self.link.close()
+            self.agentcache.close()
         super().shutdown()
 
     # The residency hears of an end before the blocks come back, so that they carry their standing.
@@ -136,7 +136,8 @@ class ResidencyScheduling:
     def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
         if self.agentcache:
             self.agentcache.finished(request)
-            self.pacer.forget(request)
+            with self.agentcache.spare("pace"):
+                self.pacer.forget(request)
         return super()._free_request(request, *args, **kwargs)
 
 

@@ -112,7 +112,7 @@ def main() -> None:
             orders = view.scheduler.link._orders
             answer["blocks"] = len(list(orders._resident(context.chain))) if context else None
         if "metrics" in order:
-            answer["metrics"] = view.host.meter._gauges | view.host.meter._sums
+            answer["metrics"] = {"|".join(key): value for key, value in view.host.meter.values.items()}
         view.check()
         print(json.dumps(answer), flush=True)
 

@@ -91,9 +91,9 @@ def main() -> dict[str, Any]:
     counted: Counter[str] = Counter()
     count_on = view.host.meter.count
 
-    def counting(name: str, *labels: str, by: int = 1) -> None:
+    def counting(name: str, *labels: str, by: float = 1) -> None:
         if name == "agentcache_stock_turns_total":
-            counted[labels[0]] += by
+            counted[labels[0]] += int(by)
         count_on(name, *labels, by=by)
 
     view.host.meter.count = counting  # type: ignore[method-assign]

@@ -34,6 +34,51 @@ def prompts(seed: int) -> list[list[list[int]]]:
     return batches
 
 
+def sabotage(view: Any) -> None:
+    """Make every part fail that an engine can do without, at each call."""
+    from agentcache.vllm_plugin import host
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("sabotage")
+
+    host.read_hints = fail  # type: ignore[assignment]
+    for name in ("count", "observe", "hear", "evicted"):
+        setattr(view.host.meter, name, fail)
+    for name in ("expect", "hear", "held"):
+        setattr(view.host.receipts, name, fail)
+    for name in ("open", "chunk", "scheduled", "finished", "forget"):
+        setattr(view.scheduler.pacer, name, fail)
+
+
+def strip(view: Any, outcome: dict[str, Any]) -> None:
+    """From the first jump over resident blocks on, lose what vLLM does not declare of a step; count what is computed.
+
+    A step jumps if it has segments, or (in sequential mode) if a request is beyond what it has been scheduled for.
+    """
+    from agentcache.vllm_plugin.holes import SEGMENTS
+
+    schedule, execute = view.scheduler.schedule, view.runner.execute_model
+    outcome["computed_stripped"] = 0
+
+    def stripped(*args: Any, **kwargs: Any) -> Any:
+        before = {name: request.num_computed_tokens for name, request in view.scheduler.requests.items()}
+        output = schedule(*args, **kwargs)
+        requests = view.scheduler.requests
+        moved = {name: requests[name].num_computed_tokens - before.get(name, 0) for name in output.num_scheduled_tokens}
+        jumps = any(
+            moved[name] > tokens for name, tokens in output.num_scheduled_tokens.items() if before.get(name, 0) > 0
+        )
+        if getattr(output, SEGMENTS) or jumps:
+            delattr(output, SEGMENTS)
+        return output
+
+    def counted(output: Any, *args: Any, **kwargs: Any) -> Any:
+        outcome["computed_stripped"] += not hasattr(output, SEGMENTS)
+        return execute(output, *args, **kwargs)
+
+    view.scheduler.schedule, view.runner.execute_model = stripped, counted
+
+
 def main() -> None:
     spec = json.loads(sys.stdin.read())
     from agentcache.vllm_plugin.cpu_env import prepare
@@ -81,10 +126,14 @@ def main() -> None:
         )
     )
     view = EngineView(engine)
+    if spec.get("sabotage"):
+        sabotage(view)
     subscriber = published and Subscriber(published["kv_events_config"].endpoint)
     events: list[Any] = []
     view.listen(lambda event, now: events.append(event))
     outcome: dict[str, Any] = {"classes": view.classes(), "tokens": {}, "cached": [], "aborted": 0, "held": 0}
+    if spec.get("strip"):
+        strip(view, outcome)
     rng = random.Random(1)
     batches = spec.get("prompts") or prompts(spec.get("seed", 3))[: spec.get("batches", 14)]
     admissions = spec.get("admissions", [])
@@ -103,12 +152,18 @@ def main() -> None:
             engine.add_request(f"{number}-{row}", {"prompt_token_ids": tokens}, params, priority=urgency)
         steps = 0
         core = view.host and view.host.residency
-        while engine.has_unfinished_requests():
+        while engine.has_unfinished_requests() and "refused" not in outcome:
             steps += 1
             if spec.get("abort") and steps == 2 and number % 2:
                 engine.abort_request([f"{number}-{rng.randrange(len(batch))}"])
                 outcome["aborted"] += 1
-            outputs = engine.step()
+            try:
+                outputs = engine.step()
+            except Exception as error:
+                if not spec.get("strip"):
+                    raise
+                outcome["refused"] = f"{type(error).__name__}: {error}"
+                break
             if core and core.admission:
                 outcome["held"] += len(core.admission.choice.held)
                 core.check()
@@ -120,6 +175,12 @@ def main() -> None:
         if admissions:
             counted = {name: count for name, count in asdict(core.admission.counts).items() if name != "held_s"}
             outcome["admission"] = Counter(outcome.get("admission", {})) + Counter(counted)
+    if "refused" in outcome:
+        print(json.dumps(outcome))
+        return
+    if spec.get("sabotage"):
+        outcome["faults"] = dict(view.host.spare.faults)
+        view.host.spare.faults.clear()
     view.check()
     if subscriber:
         subscriber.take()

@@ -1,9 +1,11 @@
 """Options of the plug-in: defaults, and a clear sentence for everything that is not one."""
 
+from pathlib import Path
+
 import pytest
 
 from agentcache.errors import ConfigError
-from agentcache.vllm_plugin.config import EngineOptions, load_options
+from agentcache.vllm_plugin.config import EngineOptions, check_options, load_options
 
 
 def test_nothing_given_means_the_defaults() -> None:
@@ -32,3 +34,9 @@ def test_a_bad_option_stops_with_the_known_keys(given: object, says: str) -> Non
         load_options({"agentcache": given})
     assert says in error.value.message
     assert "policy, mode, admission, profile" in str(error.value.hint)
+
+
+def test_receipts_that_cannot_be_written_are_refused_before_an_engine_is_started(tmp_path: Path) -> None:
+    check_options(EngineOptions(receipts=str(tmp_path / "receipts.jsonl")))
+    with pytest.raises(ConfigError, match="receipts cannot be written to"):
+        check_options(EngineOptions(receipts=str(tmp_path)))

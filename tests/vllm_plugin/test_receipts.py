@@ -35,7 +35,8 @@ def arrive(host: Host, turn: str, keys: tuple[bytes, ...], job: str) -> None:
     host.observe(TurnArrived(turn, keys, job))
 
 
-def lines(path: Path) -> list[dict[str, Any]]:
+def lines(path: Path, host: Host) -> list[dict[str, Any]]:
+    host.close()
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
@@ -51,7 +52,7 @@ def test_a_returning_turn_says_what_was_missing_and_why(tmp_path: Path) -> None:
     engine.observe(TurnPreempted("t2"))
     engine.observe(TurnScheduled("t2", 130, 128, 0, 0, ((128, 130),)))  # resumed: the first account stands
     engine.observe(TurnAborted("t2"))
-    first, second = lines(path)
+    first, second = lines(path, engine)
     assert (first["after"], first["opens_job"], first["pause_s"]) == ("start", True, None)
     assert first["missed"] == [[0, 70, "never_cached"]]
     assert (first["ended"], second["ended"]) == ("tool_use", "aborted")
@@ -60,10 +61,10 @@ def test_a_returning_turn_says_what_was_missing_and_why(tmp_path: Path) -> None:
     assert second["missed"] == [[16, 32, "hole"], [64, 96, "tail"], [96, 130, "never_cached"]]
     assert second["preemptions"] == 1
     assert engine.receipts.open == {}
-    counted = engine.meter.drain()
-    assert counted["agentcache_turns_total|tool"] == counted["agentcache_turns_total|start"] == 1
-    assert counted["agentcache_rebuilt_tokens_total|tail"] == 32
-    assert counted["agentcache_jobs_started_total"] == 1
+    counted = engine.meter.values
+    assert counted["agentcache_turns_total", "tool"] == counted["agentcache_turns_total", "start"] == 1
+    assert counted["agentcache_rebuilt_tokens_total", "tail"] == 32
+    assert counted["agentcache_jobs_started_total",] == 1
 
 
 def test_the_block_of_the_last_token_is_computed_whatever_was_known(tmp_path: Path) -> None:
@@ -73,7 +74,7 @@ def test_the_block_of_the_last_token_is_computed_whatever_was_known(tmp_path: Pa
         arrive(engine, turn, A[:4], "job")
         engine.observe(TurnScheduled(turn, 64, 48, 0, 0, ((48, 64),)))
         engine.observe(TurnFinished(turn, A[:4], Stop.END_TURN))
-    assert lines(path)[1]["missed"] == [[48, 64, "never_cached"]]
+    assert lines(path, engine)[1]["missed"] == [[48, 64, "never_cached"]]
 
 
 def test_a_held_turn_is_visible(tmp_path: Path) -> None:
@@ -90,6 +91,6 @@ def test_a_held_turn_is_visible(tmp_path: Path) -> None:
     engine.residency.admit(engine.now)
     engine.observe(TurnScheduled("b", 200, 0, 0, 0, ((0, 200),)))
     engine.observe(TurnFinished("b", B, Stop.END_TURN))
-    held = {line["turn"]: (line["hold_end"], line["held_s"] > 0) for line in lines(path)}
+    held = {line["turn"]: (line["hold_end"], line["held_s"] > 0) for line in lines(path, engine)}
     assert held == {"a": (None, False), "b": ("joined", True)}
-    assert any(key.startswith("agentcache_hold_seconds|joined|") for key in engine.meter.drain())
+    assert sum(engine.meter.histograms["agentcache_hold_seconds", "joined"][:-1]) == 1
