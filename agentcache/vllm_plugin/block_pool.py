@@ -6,18 +6,22 @@ from typing import TYPE_CHECKING, Any
 from agentcache.vllm_plugin.compat import BlockPool, KVCacheBlock, Request, get_block_hash
 from agentcache.vllm_plugin.free_queue import ResidencyFreeQueue
 from agentcache.vllm_plugin.host import Host
+from agentcache.vllm_plugin.overrides import Joined, own, stand_in
 
 
-class ResidencyBlockPool(BlockPool):
+class ResidencyBlockPool(BlockPool, Joined):
     """Adopted from a stock pool: the same blocks and hash map, another order of eviction."""
 
     if TYPE_CHECKING:
         free_block_queue: ResidencyFreeQueue  # type: ignore[assignment]
 
+    @own
     def attach(self, host: Host) -> None:
         """Put the residency's queue in the place of the stock one."""
         self.agentcache = host
         self.awaited: Set[Any] = frozenset()  # keys whose computation is to be noticed: another set stands here then
+        # What only a KV connector asks for is not needed: with one AgentCache is refused.
+        stand_in(ResidencyFreeQueue, type(self.free_block_queue), unneeded=("iter_blocks_after",))
         stock = self.free_block_queue.get_all_free_blocks()
         self.free_block_queue = ResidencyFreeQueue(host, self.blocks, stock, self.hash_block_size)
 

@@ -5,13 +5,14 @@ from typing import Any
 from agentcache.vllm_plugin import compat
 from agentcache.vllm_plugin.refusals import check_backends
 from agentcache.vllm_plugin.runners import SegmentedRunner, SegmentedRunnerV2
+from agentcache.vllm_plugin.worker import PlannedWorker
 
 STOCK = "agentcache.vllm_plugin.segments.SegmentedCPUBackend"
 TRITON = "agentcache.vllm_plugin.attention.backend.SegmentBackend"
 """The same kernels as on a GPU, for `--attention-backend CUSTOM`; they need Triton's interpreter here."""
 
 
-class AgentCacheCPUWorker(compat.CPUWorker):
+class AgentCacheCPUWorker(PlannedWorker, compat.CPUWorker):
     """`--worker-cls agentcache.vllm_plugin.cpu_worker.AgentCacheCPUWorker`"""
 
     def init_device(self) -> None:

@@ -5,9 +5,10 @@ from typing import Any
 from agentcache.vllm_plugin import compat
 from agentcache.vllm_plugin.refusals import check_backends
 from agentcache.vllm_plugin.runners import SegmentedRunner, SegmentedRunnerV2
+from agentcache.vllm_plugin.worker import PlannedWorker
 
 
-class AgentCacheGPUWorker(compat.GPUWorker):
+class AgentCacheGPUWorker(PlannedWorker, compat.GPUWorker):
     """`--worker-cls agentcache.vllm_plugin.gpu_worker.AgentCacheGPUWorker`"""
 
     def _make_model_runner(self) -> Any:

@@ -17,6 +17,7 @@ from agentcache.vllm_plugin.compat import (
 )
 from agentcache.vllm_plugin.holes import Run, islands, plan, runs_of
 from agentcache.vllm_plugin.host import Host
+from agentcache.vllm_plugin.overrides import Joined, own
 from agentcache.vllm_plugin.refusals import stock_only
 from agentcache.vllm_plugin.withdrawn import withdraw
 
@@ -39,7 +40,7 @@ def no_shortcut(instance: Any) -> None:
     instance.shortcuts = ()
 
 
-class HoleFillingManager(FullAttentionManager):
+class HoleFillingManager(FullAttentionManager, Joined):
     """The block tables of one full-attention group, in which resident blocks may stand behind missing ones.
 
     `found` holds what a look-up saw, not yet referenced: it is looked up again before each attempt to allocate.
@@ -49,15 +50,18 @@ class HoleFillingManager(FullAttentionManager):
     found: dict[str, dict[int, KVCacheBlock]]
     held: dict[str, dict[int, KVCacheBlock]]
 
+    @own
     def attach(self) -> None:
         self.found, self.held = {}, {}
         self.shortcuts: tuple[str, ...] = ()
 
+    @own
     def settle(self) -> None:
         """While no request has holes, allocation is vLLM's own, called without a detour."""
         if not self.found and not self.held:
             shortcut(self, FullAttentionManager, "get_num_blocks_to_allocate", "allocate_new_blocks")
 
+    @own
     def look_up(self, request: Request, first: int) -> list[int]:
         """Find the resident blocks of a prompt from index `first` on; returns their indices.
 
@@ -77,6 +81,7 @@ class HoleFillingManager(FullAttentionManager):
             self.found.pop(request.request_id, None)
         return list(found)
 
+    @own
     def keep(self, request_id: str, runs: Sequence[Run]) -> None:
         """Of what was found, only these runs of tokens will be reused."""
         found, size = self.found.pop(request_id), self.block_size
@@ -116,6 +121,7 @@ class HoleFillingManager(FullAttentionManager):
         table.extend(added)
         return added
 
+    @own
     def references(self) -> Iterator[tuple[str, KVCacheBlock]]:
         """Every reference to a block that a request holds: in its block table, or behind its holes."""
         for name, table in self.req_to_blocks.items():
@@ -145,13 +151,14 @@ class Blocked:
     alone: bool = False  # whether nothing ran then: vLLM keeps a reserve beside what runs
 
 
-class ResidencyKVCacheManager(KVCacheManager):
+class ResidencyKVCacheManager(KVCacheManager, Joined):
     """Adopted from a stock manager: the scheduler's view of `HoleFillingManager`.
 
     `runs` holds, for each request that still has holes, what is resident behind its first missing block. `plans` are
     those of this step, by request, as they were last asked for. `blocked` is the request that did not fit last.
     """
 
+    @own
     def attach(
         self, host: Host, reuse_after_holes: bool, max_segments: int, step_segments: int, cost: CostModel
     ) -> None:
@@ -167,11 +174,13 @@ class ResidencyKVCacheManager(KVCacheManager):
         self._looked_up: tuple[Request, Any] | None = None
         self.shortcuts: tuple[str, ...] = ()
 
+    @own
     def seconds(self, start: int, end: int) -> float:
         """What it takes to compute these tokens of a prompt, which are whole blocks."""
         size = self.cost.block_size
         return self.cost.run_seconds(start // size, (end - start) // size)
 
+    @own
     def settle(self) -> None:
         """A step begins: go without detours if no request has holes, and none is known not to fit."""
         self.plans.clear()
@@ -183,6 +192,7 @@ class ResidencyKVCacheManager(KVCacheManager):
         self.group.settle()
 
     @property
+    @own
     def group(self) -> HoleFillingManager:
         manager: HoleFillingManager = self.coordinator.single_type_managers[0]
         return manager
@@ -210,6 +220,7 @@ class ResidencyKVCacheManager(KVCacheManager):
                 self.group.keep(request.request_id, [])
         return result
 
+    @own
     def plan(self, request: Request, start: int, tokens: int) -> tuple[list[Run], int]:
         """The segments that a step computes for `tokens` tokens of a request from `start` on, and its frontier."""
         runs = self.runs.get(request.request_id)
@@ -223,6 +234,7 @@ class ResidencyKVCacheManager(KVCacheManager):
         self.plans[request.request_id] = start, tokens, made
         return made
 
+    @own
     def _still_blocked(self, request: Request) -> bool:
         """Whether the request is known not to fit, whatever else has happened since it did not."""
         blocked, pool = self.blocked, self.block_pool
@@ -250,11 +262,13 @@ class ResidencyKVCacheManager(KVCacheManager):
             self.blocked = None if slots else self._not_fitting(request, self._looked_up[1], wanted, alone)
         return slots
 
+    @own
     def _not_fitting(self, request: Request, found: Any, tokens: int, alone: bool) -> Blocked:
         before, pool = self.blocked, self.block_pool
         pool.awaited = before.keys if before and before.request is request else frozenset(request.block_hashes)
         return Blocked(request, found, pool.free_block_queue.returns, pool.awaited, tokens, alone)
 
+    @own
     def advance(self, request: Request, tokens: int) -> tuple[list[Run], int]:
         """The step is scheduled: returns its segments, and how many resident tokens the request jumps over."""
         start = request.num_computed_tokens

@@ -6,15 +6,16 @@ import numpy as np
 import torch
 
 from agentcache.vllm_plugin.holes import SEGMENTS, Run
+from agentcache.vllm_plugin.overrides import Joined, own
 
 
-class SegmentedRunner:
+class SegmentedRunner(Joined):
     """What vLLM's first model runner lacks: rows whose positions are not consecutive."""
 
     _segments: dict[str, list[Run]] = {}  # noqa: RUF012  (replaced, never mutated)
 
     def execute_model(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
-        self._segments = getattr(scheduler_output, SEGMENTS, {})
+        self._segments = getattr(scheduler_output, SEGMENTS, None) or {}
         return super().execute_model(scheduler_output, *args, **kwargs)  # type: ignore[misc]
 
     def _get_cumsum_and_arange(self, num_tokens: np.ndarray, arange_out: np.ndarray, *args: Any, **kw: Any) -> Any:
@@ -39,6 +40,7 @@ class SegmentedRunner:
             self.discard_request_mask.copy_to_gpu(self.input_batch.num_reqs)  # type: ignore[attr-defined]
         return prepared
 
+    @own
     def _segmented_rows(self) -> list[tuple[int, list[Run]]]:
         if not self._segments:
             return []
@@ -46,7 +48,7 @@ class SegmentedRunner:
         return [(row, self._segments[name]) for row, name in enumerate(ids) if name in self._segments]
 
 
-class SegmentedRunnerV2:
+class SegmentedRunnerV2(Joined):
     """What vLLM's second model runner lacks: it counts computed tokens on the device and expects rows without gaps."""
 
     _segments: dict[str, list[Run]] = {}  # noqa: RUF012  (replaced, never mutated)

@@ -15,6 +15,7 @@ from agentcache.vllm_plugin.holes import SEGMENTS
 from agentcache.vllm_plugin.host import Host
 from agentcache.vllm_plugin.kv_manager import no_shortcut, shortcut
 from agentcache.vllm_plugin.link import Link
+from agentcache.vllm_plugin.overrides import Joined
 from agentcache.vllm_plugin.pacing import Pacer
 from agentcache.vllm_plugin.refusals import refuse
 from agentcache.vllm_plugin.waiting import RankedQueue
@@ -23,7 +24,7 @@ from agentcache.vllm_plugin.withdrawn import withdraw
 logger = init_logger(__name__)
 
 
-class ResidencyScheduling:
+class ResidencyScheduling(Joined):
     """What both schedulers add: events for the residency, jumps over resident blocks, and chunks that keep a pace.
 
     `agentcache` is the host, or None where the configuration is unsupported and stock caching was asked for instead.
@@ -86,6 +87,7 @@ class ResidencyScheduling:
         return sum(end - start for start, end in segments)
 
     def _update_after_schedule(self, scheduler_output: SchedulerOutput) -> None:
+        setattr(scheduler_output, SEGMENTS, None)
         if self.agentcache:
             with self.agentcache.spare("pace"):
                 self.pacer.scheduled(self, scheduler_output)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from agentcache.vllm_plugin.compat import CommonAttentionMetadata, CPUAttentionBackend, CPUAttentionMetadataBuilder
+from agentcache.vllm_plugin.overrides import Joined
 
 
 def split_segments(common: CommonAttentionMetadata) -> CommonAttentionMetadata:
@@ -42,7 +43,7 @@ def split_segments(common: CommonAttentionMetadata) -> CommonAttentionMetadata:
     )
 
 
-class SegmentedCPUMetadataBuilder(CPUAttentionMetadataBuilder):
+class SegmentedCPUMetadataBuilder(Joined, CPUAttentionMetadataBuilder):
     """vLLM's CPU metadata builder over virtual sequences."""
 
     def build(
@@ -51,7 +52,7 @@ class SegmentedCPUMetadataBuilder(CPUAttentionMetadataBuilder):
         return super().build(common_prefix_len, split_segments(common_attn_metadata), *args)
 
 
-class SegmentedCPUBackend(CPUAttentionBackend):
+class SegmentedCPUBackend(Joined, CPUAttentionBackend):
     """vLLM's CPU attention, given segments."""
 
     @staticmethod

@@ -5,9 +5,10 @@ from itertools import chain
 
 from agentcache.vllm_plugin.compat import FCFSRequestQueue, Request
 from agentcache.vllm_plugin.host import Host
+from agentcache.vllm_plugin.overrides import Joined, own
 
 
-class RankedQueue(FCFSRequestQueue):
+class RankedQueue(Joined, FCFSRequestQueue):
     """Stands in the place of either of vLLM's queues: ranks begin with priorities that count, ties keep their order.
 
     A step takes from the front, and puts back there what it has skipped, so the order lasts until a rank changes. Of
@@ -20,6 +21,7 @@ class RankedQueue(FCFSRequestQueue):
         self._host = host
         self._seen: tuple[int, object] | None = None
 
+    @own
     def reorder(self) -> bool:
         """Put the queue in order, before a step looks at it; whether there was anything to do."""
         admission = self._host.residency.admission

@@ -7,12 +7,13 @@ import torch
 from agentcache.errors import Unsupported
 from agentcache.vllm_plugin import compat
 from agentcache.vllm_plugin.attention.metadata import SegmentMetadata, SegmentMetadataBuilder
+from agentcache.vllm_plugin.overrides import Joined, own
 from agentcache_kernels.msa import BLOCK_SIZES, DTYPES, HEAD_DIMS, MAX_GROUP, msa_attention
 
 PATH = "agentcache.vllm_plugin.attention.backend.SegmentBackend"
 
 
-class SegmentBackend(compat.AttentionBackend):
+class SegmentBackend(Joined, compat.AttentionBackend):
     """`--attention-backend CUSTOM`. What is not declared here vLLM refuses, the rest `SegmentImpl`."""
 
     forward_includes_kv_cache_update = False
@@ -44,7 +45,7 @@ class SegmentBackend(compat.AttentionBackend):
         return SegmentMetadataBuilder
 
 
-class SegmentImpl(compat.AttentionImpl):
+class SegmentImpl(Joined, compat.AttentionImpl):
     """One layer's attention. Raises `Unsupported` for what the kernels do not compute."""
 
     def __init__(
@@ -118,6 +119,7 @@ class SegmentImpl(compat.AttentionImpl):
         )
         return output
 
+    @own  # asked of backends that do not write inside attention, and declared by none of their bases
     def do_kv_cache_update(
         self,
         layer: Any,
@@ -139,6 +141,7 @@ class SegmentImpl(compat.AttentionImpl):
         k_cache[slots // page, slots % page] = key[tokens]
         v_cache[slots // page, slots % page] = value[tokens]
 
+    @own
     def _caches(self, kv_cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Views [blocks, block_size, kv_heads, d] of the keys and of the values."""
         k_cache, v_cache = kv_cache.transpose(1, 2).split(self.head_size, dim=-1)

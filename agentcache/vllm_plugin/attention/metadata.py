@@ -7,6 +7,7 @@ import torch
 
 from agentcache.errors import Unsupported
 from agentcache.vllm_plugin.compat import AttentionCGSupport, AttentionMetadataBuilder, CommonAttentionMetadata
+from agentcache.vllm_plugin.overrides import Joined
 from agentcache_kernels.msa import config_for, plan_for
 from agentcache_kernels.plan import TilePlan
 from agentcache_kernels.tables import Config
@@ -25,7 +26,7 @@ class SegmentMetadata:
     config: Config
 
 
-class SegmentMetadataBuilder(AttentionMetadataBuilder[Any]):
+class SegmentMetadataBuilder(Joined, AttentionMetadataBuilder[Any]):
     """Plans tiles from positions; never waits for the device.
 
     How many programs run follows from the number of tokens and requests alone. So a decode step may be replayed from a
