@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check drift upstream kernels clean
+.PHONY: help install demo test check drift beside upstream kernels clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
@@ -55,6 +55,9 @@ check: $(STAMP)  ## format, lint, types, directions between the rooms
 
 drift: $(STAMP)  ## compare what we build on with the next vLLM, whose Python goes into .venv-drift (60 MB)
 	@$(BIN)/python scripts/drift/drift.py
+
+beside: $(STAMP)  ## see that five releases of vLLM run untouched where we are merely installed (downloads 1.6 GB)
+	@$(BIN)/python scripts/drift/beside.py $(RELEASES)
 
 upstream: $(STAMP)  ## run vLLM's own tests of its core with our classes in place of its own (about 10 minutes)
 	@$(BIN)/python scripts/upstream/upstream.py --out docs/results/upstream.txt

@@ -15,6 +15,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from agentcache.vllm_plugin.overrides import misfit
+
 NEXT = "0.33.0"
 ROOT = Path(__file__).parents[2]
 LOOK = Path(__file__).with_name("look.py")
@@ -25,10 +27,11 @@ class NoWheel(Exception):
     """The release cannot be had here."""
 
 
-def environment(version: str, folder: Path) -> Path:
+def environment(version: str) -> Path:
     """The Python of an environment in which `vllm` is that release, and all else this environment's; made once."""
+    folder = ROOT / ".venv-drift" / version
     python = folder / "bin" / "python"
-    stamp = folder / f".vllm-{version}"
+    stamp = folder / ".complete"
     if stamp.exists():
         return python
     with tempfile.TemporaryDirectory() as wheels:
@@ -38,7 +41,7 @@ def environment(version: str, folder: Path) -> Path:
             errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["pip failed"]
             raise NoWheel(errors[-1])
         venv.create(folder, clear=True)
-        site = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder), "platbase": str(folder)}))
+        site = site_of(folder)
         (wheel,) = Path(wheels).iterdir()
         with zipfile.ZipFile(wheel) as archive:
             wanted = [name for name in archive.namelist() if name.endswith(".py") or ".dist-info/" in name]
@@ -50,19 +53,15 @@ def environment(version: str, folder: Path) -> Path:
     return python
 
 
+def site_of(folder: Path) -> Path:
+    """Where an environment has its packages."""
+    return Path(sysconfig.get_path("purelib", "venv", {"base": str(folder), "platbase": str(folder)}))
+
+
 def extends(new: list[list[Any]], old: list[list[Any]]) -> bool:
     """Whether a call written for the old parameters still fits the new ones."""
     kept = [(name, kind) for name, kind, _ in new[: len(old)]] == [(name, kind) for name, kind, _ in old]
     return kept and all(default or kind.startswith("VAR_") for _, kind, default in new[len(old) :])
-
-
-def untaken(override: list[list[Any]], stock: list[list[Any]]) -> list[str]:
-    """Parameters of a method that our override of it would not take."""
-    kinds = {kind for _, kind, _ in override}
-    if {"VAR_POSITIONAL", "VAR_KEYWORD"} <= kinds:
-        return []
-    ours = {name for name, _, _ in override}
-    return [name for name, kind, _ in stock if name not in ours and not kind.startswith("VAR_")]
 
 
 def breaks(here: dict[str, Any], there: dict[str, Any]) -> list[str]:
@@ -71,8 +70,8 @@ def breaks(here: dict[str, Any], there: dict[str, Any]) -> list[str]:
     for use, new in there["signatures"].items():
         old = here["signatures"].get(use)
         override = there["overrides"].get(use)
-        if override is not None and (names := untaken(override, new)):
-            found.append(f"{use} has the new parameter {', '.join(names)}")
+        if override is not None and (fault := misfit(override, new)):
+            found.append(f"{use} {fault}")
         elif old is not None and not extends(new, old):
             found.append(f"{use} takes ({', '.join(name for name, _, _ in new)})")
     return sorted(found)
@@ -95,7 +94,7 @@ def looks(*pythons: Path) -> list[dict[str, Any]]:
 
 def main(version: str = NEXT) -> int:
     try:
-        other = environment(version, ROOT / ".venv-drift")
+        other = environment(version)
     except NoWheel as error:
         print(f"drift: 1 skipped: vllm=={version} cannot be had: {error}")
         return 0

@@ -7,21 +7,21 @@ vLLM is started, and no list is kept.
 
 import ast
 import importlib
-import importlib.abc
-import importlib.machinery
 import importlib.util
 import inspect
 import json
 import pkgutil
 import re
-import sys
 import textwrap
 from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any
-from unittest.mock import MagicMock
+
+from foreign import imported
 
 import agentcache.vllm_plugin
+from agentcache.vllm_plugin import overrides
+from agentcache.vllm_plugin.overrides import parameters
 
 COMPAT = "agentcache.vllm_plugin.compat"
 
@@ -39,38 +39,6 @@ MIXED_IN = {
     "SegmentedRunnerV2": ("vllm.v1.worker.gpu.model_runner:GPUModelRunner",),
 }
 """Mixins that are joined to vLLM's classes only in a running engine."""
-
-
-class _Foreign(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Stands in for packages that this vLLM needs and this environment has not: they are not what is looked at."""
-
-    def __init__(self) -> None:
-        self.absent: set[str] = set()
-
-    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
-        wanted = name.partition(".")[0] in self.absent
-        return importlib.machinery.ModuleSpec(name, self, is_package=True) if wanted else None
-
-    def create_module(self, spec: Any) -> Any:
-        return None
-
-    def exec_module(self, module: Any) -> None:
-        module.__getattr__ = lambda name: MagicMock(name=name)
-
-
-FOREIGN = _Foreign()
-
-
-def imported(name: str) -> Any:
-    """The module, with stand-ins for what it misses. Raises `ModuleNotFoundError` for what vLLM itself has not."""
-    while True:
-        try:
-            return importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            absent = str(error.name).partition(".")[0]
-            if absent in ("vllm", "agentcache", *FOREIGN.absent):
-                raise
-            FOREIGN.absent.add(absent)
 
 
 # What the source says
@@ -182,15 +150,6 @@ def names_of(cls: type) -> set[str]:
     return names
 
 
-def parameters(function: Any) -> list[list[Any]] | None:
-    """[name, kind, has default] of each parameter; None for what is no function."""
-    try:
-        found = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return None
-    return [[p.name, p.kind.name, p.default is not p.empty] for p in found]
-
-
 class Look:
     """Collects uses: `missing`, the `signatures` of those that are there and can be called, and our `overrides`."""
 
@@ -233,7 +192,7 @@ class Look:
             defined |= assigned_by(tree)
         used = {name for tree in trees for name in supers_of(tree)}
         used |= {name for tree in trees for name in attributes_of(tree, "self")} - defined
-        used |= {name for name in defined if not name.startswith("__") and name in dir(stock)}
+        used |= {name for cls in ours for name in overrides.overrides(cls)}
         self.attributes(stock, {name for name in used if not name.startswith("__")})
         for name in used:
             override = next((vars(cls)[name] for cls in ours if name in vars(cls)), None)
@@ -248,8 +207,8 @@ class Look:
 
 def look() -> dict[str, Any]:
     """Everything that the plug-in's modules use of vLLM."""
-    sys.meta_path.append(FOREIGN)
-    import vllm
+    vllm = imported("vllm")
+    overrides.refuse = lambda faults: None  # what does not fit is told below, with all the rest
 
     seen = Look()
     compat_source = tree_of_module(COMPAT)

@@ -3,12 +3,16 @@
 import ast
 import importlib.util
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "scripts" / "drift"
+
+
+sys.path.insert(0, str(FOLDER))  # as it is for a script that is run there
 
 
 def load(name: str) -> Any:
@@ -80,9 +84,11 @@ def test_a_signature_may_grow_where_calls_still_fit(new: list[Any], old: list[An
 
 
 def test_an_override_must_take_what_is_new() -> None:
-    assert drift.untaken([SELF, A], [SELF, A, B_DEFAULT]) == ["b"]
-    assert drift.untaken([SELF, ARGS, KWARGS], [SELF, A, B_DEFAULT]) == []
-    assert drift.untaken([SELF, A, B], [SELF, A]) == []
+    here = {"missing": [], "signatures": {"C.f": [SELF, A]}}
+    there = {"missing": [], "signatures": {"C.f": [SELF, A, B_DEFAULT]}, "overrides": {"C.f": [SELF, ARGS, KWARGS]}}
+    assert drift.breaks(here, there) == []
+    there["overrides"] = {"C.f": [SELF, A]}
+    assert drift.breaks(here, there) == ["C.f has the new parameter b"]
 
 
 def test_breaks_name_what_is_gone_or_no_longer_fits() -> None:
@@ -127,11 +133,12 @@ def test_one_line_says_what_broke(
     code: int,
     says: str,
     monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     same = {"uses": 7, "signatures": {}, "overrides": {}}
     found = [{"version": "1", "missing": missing_here, **same}, {"version": "2", "missing": missing_there, **same}]
-    monkeypatch.setattr(drift, "environment", lambda version, folder: folder)
+    monkeypatch.setattr(drift, "environment", lambda version: tmp_path)
     monkeypatch.setattr(drift, "looks", lambda *pythons: found)
     assert drift.main("2") == code
     assert capsys.readouterr().out == says
