@@ -71,6 +71,8 @@ class ShadowLru:
 
     def release(self, keys: Sequence[Key]) -> None:
         """A turn gives back what it held of this chain."""
+        if not keys:  # a prompt without a full block, or one that found no room
+            return
         self._count += 1
         self._last.update(zip(keys, repeat(self._count)))
         self._later.append((self._count, list(keys)))

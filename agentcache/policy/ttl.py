@@ -15,6 +15,7 @@ from agentcache.model import (
     Standing,
     TurnAborted,
     TurnArrived,
+    TurnFinished,
     TurnScheduled,
 )
 from agentcache.policy.base import Policy
@@ -23,6 +24,7 @@ from agentcache.policy.layer import Layer
 LEARNT = -1.0
 SAMPLES = 256  # pauses remembered a tool
 FEWEST = 10  # with fewer of a tool, all tools together speak
+TOOLS = 64  # told apart; those after them are one
 COLD_S = 2.0  # before anything is known
 
 
@@ -125,7 +127,7 @@ class Ttl(Layer):
     # Leases
 
     def _lease(self, context: Context, now: float) -> None:
-        tool = context.tool or context.standing.value
+        tool = self._told_apart(context.tool or context.standing.value)
         self._left[context] = (tool, now)
         seconds = self._tau_s if self._tau_s != LEARNT else self._best(tool, context)
         if seconds > 0:
@@ -134,8 +136,15 @@ class Ttl(Layer):
             self._blocks[context] = {}
             self._sequence += 1
             heapq.heappush(self._ends, (now + seconds, self._sequence, context))
+            if len(self._ends) > 4 * len(self._leases) + 64:  # most leases end before their time, by a return
+                self._ends = [end for end in self._ends if self._leases.get(end[2]) == end[0]]
+                heapq.heapify(self._ends)
             while len(self._leases) > 1 and len(self._kept) > self._most_blocks:
                 self._end(next(reversed(self._leases)), now)
+
+    def _told_apart(self, tool: str) -> str:
+        """Clients name tools as they like: those beyond the first `TOOLS` are one."""
+        return tool if tool in self._pauses or len(self._pauses) < TOOLS else "other"
 
     def _best(self, tool: str, context: Context) -> float:
         pauses: Iterable[float] = self._pauses.get(tool, ())
@@ -174,13 +183,13 @@ class Ttl(Layer):
                 self._queued[turn] = now
             case TurnScheduled(turn) if turn in self._queued:
                 self._waits.append(now - self._queued.pop(turn))
-            case TurnAborted(turn):
+            case TurnAborted(turn) | TurnFinished(turn):  # some hosts do not say that turns are scheduled
                 self._queued.pop(turn, None)
             case ContextChanged(context, gone):
                 if left := self._left.pop(context, None):
                     tool, since = left
                     if context.turns:
-                        self._pauses.setdefault(tool, deque(maxlen=SAMPLES)).append(now - since)
+                        self._pauses.setdefault(self._told_apart(tool), deque(maxlen=SAMPLES)).append(now - since)
                 self._end(context, now)
                 if not gone and not context.turns and context.standing is Standing.TOOL:
                     self._lease(context, now)

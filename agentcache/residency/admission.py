@@ -203,7 +203,8 @@ class WorkingSetAdmission:
 
     def _changed(self, job: _Job) -> None:
         job.candidate = None
-        self._changed_jobs[job.name] = job
+        if self.config.footprints:  # else no choice is ever made that takes them away
+            self._changed_jobs[job.name] = job
         self._stale = True
         self.version += 1
 

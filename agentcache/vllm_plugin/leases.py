@@ -36,14 +36,19 @@ class Leased(Layer):
     # Leases
 
     def grant(self, job: str, until: float, keep_priority: int, blocks: Iterable[Block]) -> int:
-        """Keep a job until then; `blocks` are its evictable ones. Returns how many are kept now."""
+        """Keep a job until then; `blocks` are its evictable ones, shared ones perhaps more than once.
+
+        Returns how many are kept now.
+        """
         self._leases[job] = (until, keep_priority)
         self._retentions += 1
         heapq.heappush(self._ends, (until, job))
-        mine = [block for block in blocks if block in self.inner]
-        for block in mine:
-            self.inner.forget(block)
-        self._kept.update(dict.fromkeys(mine))
+        if len(self._ends) > 2 * len(self._leases) + 64:  # of renewed leases only the last end counts
+            self._ends = sorted((until, job) for job, (until, _) in self._leases.items())
+        for block in blocks:
+            if block in self.inner:
+                self.inner.forget(block)
+                self._kept[block] = None
         return sum(any(owner.job == job for owner in block.owners) for block in self._kept)
 
     def end(self, job: str, now: float) -> None:

@@ -95,8 +95,10 @@ class Orders:
                 yield key, block
 
     def _evictable(self, family: list[Context]) -> list[Block]:
+        """Each once: branches of a job share their beginning."""
         faces = self._pool.free_block_queue.face
-        return [faces(block) for context in family for _, block in self._resident(context.chain) if not block.ref_cnt]
+        free = [block for context in family for _, block in self._resident(context.chain) if not block.ref_cnt]
+        return list(dict.fromkeys(map(faces, free)))
 
     def _idle_tokens(self, family: list[Context]) -> int:
         return len(self._evictable(family)) * self._block_size

@@ -165,3 +165,12 @@ def test_turns_that_are_over_leave_nothing_whether_or_not_they_were_scheduled() 
             guard.observe(TurnScheduled(turn, 32, 32, 0, 0))
         guard.observe(TurnAborted(turn) if number % 2 else TurnFinished(turn, keys, Stop.TOOL_USE))
     assert not guard._open and not guard._held and not guard._shadow._listed
+
+
+def test_prompts_without_a_full_block_leave_no_release_behind() -> None:
+    shadow = ShadowLru(8)
+    for _ in range(1000):
+        shadow.hold(())
+        shadow.release(())
+    assert not shadow._later
+    shadow.check()

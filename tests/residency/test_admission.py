@@ -343,3 +343,14 @@ def test_the_check_finds_a_lost_turn() -> None:
     rule_of(core)._turns.clear()
     with pytest.raises(CheckFailed, match="1 turns"):
         rule_of(core).check()
+
+
+def test_an_order_without_footprints_remembers_no_jobs_of_turns_that_are_over() -> None:
+    core = Residency(make_policy("lru-holes", COST, 100), 100, max_contexts=8, admission=parse_admission("program"))
+    for number in range(500):
+        arrive(core, f"job{number}", f"turn{number}", 2, float(number))
+        core.admit(float(number))
+        finish(core, f"job{number}", f"turn{number}", 2, number + 0.5)
+    assert not rule_of(core)._changed_jobs
+    assert len(rule_of(core)._jobs) < 100
+    core.check()

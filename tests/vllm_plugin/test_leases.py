@@ -31,6 +31,26 @@ def test_leased_blocks_go_last_and_come_back_when_the_lease_ends() -> None:
     policy.check()
 
 
+def test_a_block_that_two_branches_share_is_kept_once() -> None:
+    policy, jobs = two_jobs()
+    assert policy.grant("old", 10.0, 35, [*jobs["old"], *jobs["old"][:2]]) == 4
+    policy.check()
+    policy.touch_all(jobs["old"] + jobs["new"], 5.0)
+    assert len(policy) == 0
+
+
+def test_leases_that_are_renewed_for_ever_leave_no_ends_behind() -> None:
+    policy, jobs = two_jobs()
+    for second in range(2000):
+        policy.grant("old", second + 600.0, 35, jobs["old"])
+    assert len(policy._ends) < 100
+    policy.offer_all([Block(99, "x", 0)], 2500.0)
+    assert list(policy) == ["old"]
+    policy.victims(1, frozenset(), 2600.0)
+    assert not list(policy)
+    policy.check()
+
+
 def test_pressure_ends_the_least_important_lease_first() -> None:
     policy, jobs = two_jobs()
     policy.grant("old", 100.0, 50, jobs["old"])
