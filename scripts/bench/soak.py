@@ -134,7 +134,9 @@ def main() -> None:
     parser.add_argument("--turns", nargs="+", type=int, default=[10**4, 10**5, 10**6])
     parser.add_argument("--policy", default="return-index")
     parser.add_argument("--admission", default="fcfs")
-    parser.add_argument("--stats", action="store_true", help="drain the meter, as vLLM's stat loggers do")
+    parser.add_argument(
+        "--stats", action="store_true", help="bring the gauges up to date in each step, as stat loggers have it done"
+    )
     parser.add_argument("--link", action="store_true", help="report to a directory, whose commands are carried out")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path)

@@ -227,7 +227,6 @@ class Engine:
         self.pacer.finished(output)
         if self._stats:
             gauge(host, self.pool, BLOCK_SIZE)
-            getattr(host.meter, "drain", dict)()
         if self.link and self._steps % 8 == 0:
             self.link.exchange()
         if self._steps % 5000 == 0:

@@ -21,7 +21,7 @@ def soak(*args: str) -> str:
 @pytest.mark.parametrize(
     "args",
     [
-        ("--link", "--stats"),
+        ("--link",),
         ("--link", "--stats", "--admission", "working-set:release_s=2", "--turns", "500", "3000"),
         ("--stats", "--policy", "ttl:tau_s=1000+asymcache", "--admission", "resident-first", "--turns", "500", "3000"),
         (
