@@ -116,7 +116,11 @@ BOUNDS = _bounds(
     (500, "the guard's window", "Guard._turns"),
     (POOL, "the shadow's pool", "ShadowLru._last"),
     (3 * POOL, "two pools and one chain", "ShadowLru._tidy ShadowLru._later ShadowLru._tidy[][] ShadowLru._later[][]"),
-    (12 * 256, "a window for each standing, twice", "PauseWindow._samples"),
+    (
+        12 * 256 + 1024,
+        "a window for each standing, twice, and what AsymCache learns its lifespan from",
+        "PauseWindow._samples",
+    ),
     (8192, "marks of contexts", "Link._marks"),
     (4096, "summaries", "Link._pending"),
     (1024, "commands", "Link._commands Link._done Link._unanswered"),
