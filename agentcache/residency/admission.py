@@ -1,15 +1,18 @@
 """Admission in a host: which of the queued turns may run now, and in what order, by the jobs they belong to."""
 
+import heapq
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from agentcache.errors import CheckFailed
 from agentcache.model import Context, Decision, Hold, Join, Key, Standing, shared
+from agentcache.policy.chains import ChainTree
 from agentcache.policy.growth import GrowthWindow
 from agentcache.policy.survival import Survival
 from agentcache.policy.working_set import Candidate, Choice, WorkingSetConfig, choose
 from agentcache.residency.contexts import ContextBook
+from agentcache.residency.footprints import Footprint, Footprints
 from agentcache.residency.resident_shares import ResidentShares
 
 HoldEnd = str
@@ -66,6 +69,33 @@ class _Job:
     queued_at: float = math.inf
     release_at: float = math.inf
 
+    @property
+    def chains(self) -> list[tuple[Key, ...]]:
+        """Keys of its open turns and of what rests."""
+        return [*(turn.keys for turn in self.turns.values()), *(context.chain for context in self.resting)]
+
+
+class Everyone:
+    """The choice where all live jobs fit: everybody is in. Who that is, maybe thousands, is said when asked for."""
+
+    held: dict[str, str] = {}  # noqa: RUF012  (nobody ever is)
+    exceptions: dict[str, str] = {}  # noqa: RUF012
+
+    def __init__(self, live: dict[str, _Job], footprints: Footprints) -> None:
+        self._live, self._footprints = live, footprints
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        return tuple(sorted(self._live, key=lambda name: (self._live[name].order, name)))
+
+    @property
+    def used_blocks(self) -> int:
+        tree = ChainTree()
+        for job in self._live.values():
+            for chain in job.chains:
+                tree.add(chain)
+        return tree.blocks + self._footprints.growth
+
 
 class WorkingSetAdmission:
     """Keeps the live jobs and applies the rule whenever an event or the clock may have changed its outcome.
@@ -84,7 +114,7 @@ class WorkingSetAdmission:
     ) -> None:
         self.config = config
         self.capacity_blocks = capacity_blocks
-        self.choice = Choice()
+        self.choice: Choice | Everyone = Choice()
         self.counts = AdmissionCounts()
         self.version = 0
         self.on_hold_end: Callable[[str, HoldEnd, float], None] = lambda turn, end, seconds: None
@@ -104,6 +134,10 @@ class WorkingSetAdmission:
         self._sweep_at = 64
         self._replies = GrowthWindow(config.growth_quantile)  # from a prompt to the end of its output
         self._inputs = GrowthWindow(config.growth_quantile)  # from there to the next prompt
+        self._footprints = Footprints(self._replies, self._inputs)
+        self._outdated: dict[str, _Job] = {}  # live jobs without a candidate
+        self._releases: list[tuple[float, str]] = []  # when a resting context of a job gives up its place
+        self._in: set[str] = set()  # members, as of the last choice
         self._stale = True
         self._until = 0.0  # the clock alone changes nothing before
         self._generation = -1  # of the survival curves
@@ -136,7 +170,7 @@ class WorkingSetAdmission:
         if found := self._turns.get(turn):
             self._end_hold(turn, found, "joined", now)
             found.queued_at, found.preempted = None, False
-            found.job.candidate = None
+            self._outdate(found.job)
             if self.shares:
                 self.shares.remove(turn)
 
@@ -160,12 +194,12 @@ class WorkingSetAdmission:
         if not job.turns:
             job.excused = False
             if not job.resting:
-                del self._live[job.name]
+                self._leave(job)
         if final_blocks is not None:
             self._replies.add(gone.context.standing, max(final_blocks - len(gone.keys), 0))
         if self.shares:
             self.shares.remove(turn)
-        job.candidate = None  # nobody's rank is another one
+        self._outdate(job)  # nobody's rank is another one
         self._stale = True
 
     def ended(self) -> None:
@@ -176,7 +210,7 @@ class WorkingSetAdmission:
     def forgot(self, context: Context) -> None:
         """The book has forgotten a context."""
         if job := self._live.get(context.job):
-            job.candidate = None
+            self._outdate(job)
 
     def resized(self, capacity_blocks: int) -> None:
         """The pool has another size from now on."""
@@ -199,10 +233,23 @@ class WorkingSetAdmission:
         first = next((self._live[name] for name in self.choice.held if name in self._live), None)
         if first and not any(job.excused for job in self._live.values()):  # one at a time
             first.excused = self._stale = True
-            first.candidate = None
+            self._outdate(first)
+
+    def _outdate(self, job: _Job) -> None:
+        """What the rule was told of the job is no longer so."""
+        job.candidate = None
+        if self._live.get(job.name) is job:
+            self._outdated[job.name] = job
+
+    def _leave(self, job: _Job) -> None:
+        """The job is not live any more."""
+        del self._live[job.name]
+        self._outdated.pop(job.name, None)
+        self._in.discard(job.name)
+        self._footprints.drop(job.name)
 
     def _changed(self, job: _Job) -> None:
-        job.candidate = None
+        self._outdate(job)
         if self.config.footprints:  # else no choice is ever made that takes them away
             self._changed_jobs[job.name] = job
         self._stale = True
@@ -244,10 +291,47 @@ class WorkingSetAdmission:
         if not self._stale and now < self._until:
             return []
         before = self.choice
-        candidates = self._candidates(now)
-        self.choice = choose(candidates, self.capacity_blocks, self.config)
+        if self._all_fit(now):
+            self.choice = before if isinstance(before, Everyone) else Everyone(self._live, self._footprints)
+            self._until = self._releases[0][0] if self._releases else math.inf
+        else:
+            self.choice = choose(self._candidates(now), self.capacity_blocks, self.config)
         self._stale = False
         return self._announce(before, now)
+
+    def _all_fit(self, now: float) -> bool:
+        """Whether nobody can be held, seen by those jobs alone of which something has changed."""
+        if self.config.floors:
+            return False
+        if self._growth_version < 0:  # curves or ends are others: anybody's place may be over
+            self._outdated = dict(self._live)
+            self._growth_version = self._inputs.version + self._replies.version
+        while self._releases and self._releases[0][0] <= now:
+            name = heapq.heappop(self._releases)[1]
+            if (job := self._live.get(name)) and job.release_at <= now:
+                self._outdated[name] = job
+        for job in list(self._outdated.values()):
+            self._refresh(job, now)
+        return self._footprints.bound <= self.capacity_blocks * (1 - self.config.headroom)
+
+    def _refresh(self, job: _Job, now: float) -> Candidate | None:
+        """Look at a job anew; None if it is live no longer."""
+        candidate = job.candidate = self._candidate(job, now)
+        self._outdated.pop(job.name, None)
+        if candidate is None:
+            self._leave(job)
+            return None
+        replies = tuple(turn.context.standing for turn in job.turns.values())
+        resting = tuple(context.standing for context in job.resting)
+        self._footprints.put(job.name, Footprint(sum(map(len, candidate.chains)), replies + resting, resting))
+        if job.release_at < math.inf:
+            heapq.heappush(self._releases, (job.release_at, job.name))
+            if len(self._releases) > 4 * len(self._live) + 64:
+                self._releases = [
+                    (one.release_at, one.name) for one in self._live.values() if one.release_at < math.inf
+                ]
+                heapq.heapify(self._releases)
+        return candidate
 
     def _ask_retained_version(self) -> int:
         return self.retained_version() if self.retained_version else self._retained_version + 1
@@ -262,9 +346,8 @@ class WorkingSetAdmission:
             candidate = job.candidate
             # There may be thousands that rest or wait: they are looked at when something of them has changed.
             if candidate is None or fresh or job.release_at <= now or now - job.queued_at > max_hold_s:
-                candidate = job.candidate = self._candidate(job, now)
+                candidate = self._refresh(job, now)
                 if candidate is None:
-                    del self._live[job.name]
                     continue
             if now <= (bound_s := job.queued_at + max_hold_s) < self._until:
                 self._until = bound_s
@@ -275,7 +358,6 @@ class WorkingSetAdmission:
 
     def _candidate(self, job: _Job, now: float) -> Candidate | None:
         """A job as the rule is told of it; None for one that has no turn, and is not expected back soon."""
-        chains = [turn.keys for turn in job.turns.values()]
         growth = sum(self._replies.expected(turn.context.standing) for turn in job.turns.values())
         job.release_at = math.inf
         for context in list(job.resting):
@@ -288,9 +370,8 @@ class WorkingSetAdmission:
                 self.counts.released += 1
             else:
                 job.release_at = min(job.release_at, context.idle_since + release_s)
-                chains.append(context.chain)
                 growth += self._inputs.expected(context.standing) + self._replies.expected(context.standing)
-        if not chains:
+        if not (chains := job.chains):
             return None
         queued = min((turn.queued_at for turn in job.turns.values() if turn.queued_at is not None), default=None)
         job.queued_at = math.inf if queued is None else queued
@@ -315,7 +396,7 @@ class WorkingSetAdmission:
         release_s = self._survival.release_age_s(context, self.config.window_s, self.config.theta)
         return min(release_s, self.config.max_release_s)
 
-    def _announce(self, before: Choice, now: float) -> list[Decision]:
+    def _announce(self, before: Choice | Everyone, now: float) -> list[Decision]:
         """Count what the new choice changes; returns it as decisions."""
         choice, counts = self.choice, self.counts
         for name, excuse in choice.exceptions.items():
@@ -323,7 +404,13 @@ class WorkingSetAdmission:
                 counts.expired += excuse == "bound"
                 counts.alone += excuse == "alone"
                 counts.idle += excuse == "idle"
-        joined = set(choice.members) - set(before.members)
+        if isinstance(choice, Everyone):
+            came = sorted((self._changed_jobs.keys() | before.held.keys()) & self._live.keys())
+            joined = {name: None for name in came if name not in self._in}
+            self._in.update(joined)
+        else:
+            joined = {name: None for name in choice.members if name not in self._in}
+            self._in = set(choice.members)
         newly_held = choice.held.keys() - before.held.keys()
         # Turns of all others are held, or not, as they were.
         moved = {name: None for names in (self._changed_jobs, joined, newly_held) for name in names}
@@ -339,7 +426,7 @@ class WorkingSetAdmission:
                     self._held_turns += 1
                     counts.holds += 1
         return [
-            *(Join(name) for name in choice.members if name in joined),
+            *map(Join, joined),
             *(Hold(name, reason) for name, reason in choice.held.items() if name in newly_held),
         ]
 
@@ -390,9 +477,10 @@ class WorkingSetAdmission:
         if held != self._held_turns:
             raise CheckFailed(f"{held} turns are held, {self._held_turns} are counted")
         for job in self._live.values():
-            chains = [turn.keys for turn in job.turns.values()]
-            chains += [context.chain for context in job.resting]
-            if job.candidate and (job.candidate.order, job.candidate.chains) != (job.order, chains):
+            if job.candidate and (job.candidate.order, job.candidate.chains) != (job.order, job.chains):
                 raise CheckFailed(f"what the rule was told of job {job.name} is out of date")
+        self._footprints.check(self._live)
+        if lost := [name for name, job in self._live.items() if not job.candidate and name not in self._outdated]:
+            raise CheckFailed(f"what the rule was told of jobs {lost} is out of date, and not noted")
         if self.shares:
             self.shares.check()

@@ -60,7 +60,10 @@ class Machine(RuleBasedStateMachine):
     def start(self, spec: str) -> None:
         self.config = parse_admission(spec)
         assert isinstance(self.config, WorkingSetConfig)
-        self.core = Residency(make_policy("lru-holes", COST, 60), 60, admission=self.config)
+        self.core = self.made(Residency(make_policy("lru-holes", COST, 60), 60, admission=self.config))
+
+    def made(self, core: Residency) -> Residency:
+        return core
 
     @rule(
         job=st.sampled_from(["a", "b", "c", "x/d", "x/e", "y/f"]),
