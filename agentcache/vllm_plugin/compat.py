@@ -232,30 +232,25 @@ def preempt(scheduler: Any, request: Any) -> None:
 
 
 def on_preempt(scheduler: Any, callback: Callable[[Any, bool], None]) -> None:
-    """Hear of each request that is about to lose its blocks, and whether the step under way had been given to it.
-
-    Before it allocates for a request vLLM asks for its chunk, in this method last. So whoever was asked for before the
-    one that finds no blocks is scheduled already.
-    """
-    schedule, chunk, preempt = scheduler.schedule, scheduler._reserve_prefill_lookahead, scheduler._preempt_request
-    given: list[Any] = []
+    """Hear of each request that is about to lose its blocks, and whether the step under way had been given to it."""
+    coordinator = scheduler.kv_cache_manager.coordinator
+    schedule, allocate, preempt = scheduler.schedule, coordinator.allocate_new_blocks, scheduler._preempt_request
+    given: set[str] = set()
 
     def scheduling(*args: Any, **kwargs: Any) -> Any:
         output = schedule(*args, **kwargs)
         given.clear()
         return output
 
-    def giving(request: Any, *args: Any, **kwargs: Any) -> int:
-        tokens: int = chunk(request, *args, **kwargs)
-        if tokens:
-            given.append(request)
-        return tokens
+    def allocating(request_id: str, *args: Any, **kwargs: Any) -> Any:
+        given.add(request_id)
+        return allocate(request_id, *args, **kwargs)
 
     def preempting(request: Any, *args: Any, **kwargs: Any) -> None:
-        callback(request, request in given[:-1])
+        callback(request, request.request_id in given)
         preempt(request, *args, **kwargs)
 
-    scheduler.schedule, scheduler._reserve_prefill_lookahead = scheduling, giving
+    scheduler.schedule, coordinator.allocate_new_blocks = scheduling, allocating
     scheduler._preempt_request = preempting
 
 

@@ -215,6 +215,7 @@ def stand_in(manager: Any, arguments: dict[str, Any]) -> Any:
         block_size=config.cache_config.block_size,
         hash_block_size=manager.block_pool.hash_block_size,
         waiting=None,
+        log_stats=False,
     )
 
 

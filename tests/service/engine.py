@@ -5,6 +5,7 @@ blocks of a context are resident; `{"work": SECONDS}` runs turns of several jobs
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            env=os.environ | {"VLLM_LOGGING_LEVEL": "WARNING"},  # its warnings are heard
         )
         self.said: list[str] = []
 

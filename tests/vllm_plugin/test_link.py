@@ -393,6 +393,10 @@ def caplog_vllm() -> "list[str]":
     lines: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    # The level is what whoever imported vLLM first has asked for.
+    level = link_module.logger.level
+    link_module.logger.setLevel(logging.WARNING)
     link_module.logger.addHandler(handler)
     yield lines  # type: ignore[misc]
     link_module.logger.removeHandler(handler)
+    link_module.logger.setLevel(level)

@@ -122,7 +122,7 @@ def test_an_agents_chat_is_rendered_whole() -> None:
         {"role": "tool", "tool_call_id": "c2", "content": "/home"},
         {"role": "assistant", "content": "two files", "tool_calls": []},
     ]
-    tokenizer = models._tokenizer(512)
+    tokenizer = models.build_tokenizer(512)
     chat = tokenizer.apply_chat_template(messages, tools=TOOLS, tokenize=False, add_generation_prompt=True)
     tool = '{"type": "function", "function": {"name": "bash", "parameters": {"type": "object"}}}'
     calls = (

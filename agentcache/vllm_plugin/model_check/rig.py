@@ -46,13 +46,11 @@ class Rig:
         self._meaning: dict[bytes, list[int]] = {}  # of which prefixes a key says that its block is
         self._keyed_in: dict[int, int] = {}  # block -> the step that gave its key
         self._users: dict[int, set[str]] = {}  # who referenced each block before this step
-        self._allocated: set[str] = set()  # in the step that is being made
         self._watch()
 
     def _watch(self) -> None:
-        """Hear of keys, of blocks that are handed out, of allocations and of preemptions."""
+        """Hear of keys, of blocks that are handed out and of preemptions."""
         insert, hand_out = self.pool._insert_block_hash, self.pool.get_new_blocks
-        allocate, preempt = self.manager.coordinator.allocate_new_blocks, self.scheduler._preempt_request
 
         def inserted(key: Any, block: Any, *args: Any, **kwargs: Any) -> Any:
             self._keyed_in[block.block_id] = self._step
@@ -63,20 +61,15 @@ class Rig:
             self._device.hand_out(block.block_id for block in blocks)
             return blocks
 
-        def allocated(name: str, *args: Any, **kwargs: Any) -> Any:
-            self._allocated.add(name)
-            return allocate(name, *args, **kwargs)
-
-        def preempted(request: Any, *args: Any, **kwargs: Any) -> Any:
-            self.met["preemptions"] += 1
-            self.met["preempted in the step it was scheduled in"] += request.request_id in self._allocated
-            self.met["preempted in a rebuild"] += request.request_id in getattr(self.manager, "runs", ())
-            return preempt(request, *args, **kwargs)
-
         self.pool._insert_block_hash, self.pool.get_new_blocks = inserted, handed_out
-        self.manager.coordinator.allocate_new_blocks, self.scheduler._preempt_request = allocated, preempted
+        compat.on_preempt(self.scheduler, self._preempting)
         if self.host:
             self.host.listeners.append(self._hear)
+
+    def _preempting(self, request: Any, scheduled: bool) -> None:
+        self.met["preemptions"] += 1
+        self.met["preempted in the step it was scheduled in"] += scheduled
+        self.met["preempted in a rebuild"] += request.request_id in getattr(self.manager, "runs", ())
 
     def _hear(self, event: Any, now: float) -> None:
         if isinstance(event, TurnScheduled):
@@ -178,9 +171,7 @@ class Rig:
         """Make a step and hand it to the device; whether there was anything to compute."""
         self._step += 1
         self._users = self._references()
-        self._allocated.clear()
         output = self.scheduler.schedule()
-        self._allocated.clear()
         result, writers = self._device.execute(output)
         self._check_writes(writers)
         if not output.total_num_scheduled_tokens and self._flying:
