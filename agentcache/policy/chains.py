@@ -69,3 +69,61 @@ class ChainTree:
                     return 0
             runs = run.after
         return 0
+
+
+class _CountedRun(_Run):
+    """A run that `count` chains go through or end in; the last block of each is the end of a run."""
+
+    __slots__ = ("count",)
+
+    def __init__(self, chain: Chain, start: int, end: int, after: "dict[Key, _Run]", count: int) -> None:
+        super().__init__(chain, start, end, after)
+        self.count = count
+
+
+class CountedChains:
+    """As `ChainTree`, and chains can be taken out again: each as often as it was put in."""
+
+    def __init__(self) -> None:
+        self._roots: dict[Key, _Run] = {}
+        self.blocks = 0
+
+    def add(self, chain: Chain) -> None:
+        at, runs = 0, self._roots
+        while at < len(chain):
+            run = runs.get(chain[at])
+            if run is None:
+                runs[chain[at]] = _CountedRun(chain, at, len(chain), {}, 1)
+                self.blocks += len(chain) - at
+                return
+            assert isinstance(run, _CountedRun)
+            at = run.common(chain)
+            if at < run.end:  # they part, or the chain ends, inside the run
+                run.after = {run.chain[at]: _CountedRun(run.chain, at, run.end, run.after, run.count)}
+                run.end = at
+            run.count += 1
+            runs = run.after
+
+    def remove(self, chain: Chain) -> None:
+        """Raises `KeyError` for a chain that is not there."""
+        at, runs, before = 0, self._roots, None
+        while at < len(chain):
+            run = runs[chain[at]]
+            assert isinstance(run, _CountedRun)
+            run.count -= 1
+            if not run.count:  # nobody else goes on from here
+                del runs[chain[at]]
+                self.blocks -= len(chain) - at
+                self._join(before)
+                return
+            at, runs, before = run.end, run.after, run
+        self._join(before)
+
+    @staticmethod
+    def _join(run: "_CountedRun | None") -> None:
+        """Two runs that the same chains go through are one."""
+        if run and len(run.after) == 1:
+            (after,) = run.after.values()
+            assert isinstance(after, _CountedRun)
+            if after.count == run.count:
+                run.chain, run.end, run.after = after.chain, after.end, after.after

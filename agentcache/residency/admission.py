@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from agentcache.errors import CheckFailed
 from agentcache.model import Context, Decision, Hold, Join, Key, Standing, shared
-from agentcache.policy.chains import ChainTree
 from agentcache.policy.growth import GrowthWindow
 from agentcache.policy.survival import Survival
 from agentcache.policy.working_set import Candidate, Choice, WorkingSetConfig, choose
@@ -90,11 +89,7 @@ class Everyone:
 
     @property
     def used_blocks(self) -> int:
-        tree = ChainTree()
-        for job in self._live.values():
-            for chain in job.chains:
-                tree.add(chain)
-        return tree.blocks + self._footprints.growth
+        return self._footprints.blocks
 
 
 class WorkingSetAdmission:
@@ -312,7 +307,7 @@ class WorkingSetAdmission:
                 self._outdated[name] = job
         for job in list(self._outdated.values()):
             self._refresh(job, now)
-        return self._footprints.bound <= self.capacity_blocks * (1 - self.config.headroom)
+        return self._footprints.blocks <= self.capacity_blocks * (1 - self.config.headroom)
 
     def _refresh(self, job: _Job, now: float) -> Candidate | None:
         """Look at a job anew; None if it is live no longer."""
@@ -323,7 +318,7 @@ class WorkingSetAdmission:
             return None
         replies = tuple(turn.context.standing for turn in job.turns.values())
         resting = tuple(context.standing for context in job.resting)
-        self._footprints.put(job.name, Footprint(sum(map(len, candidate.chains)), replies + resting, resting))
+        self._footprints.put(job.name, Footprint(tuple(candidate.chains), replies + resting, resting))
         if job.release_at < math.inf:
             heapq.heappush(self._releases, (job.release_at, job.name))
             if len(self._releases) > 4 * len(self._live) + 64:

@@ -1,4 +1,4 @@
-"""Whether all live jobs fit together, by sums that are kept: a bound from above, which counts shared blocks twice."""
+"""How many blocks all live jobs need together, kept up to date: shared blocks count once."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -6,14 +6,15 @@ from dataclasses import dataclass
 
 from agentcache.errors import CheckFailed
 from agentcache.model import Standing
+from agentcache.policy.chains import Chain, CountedChains
 from agentcache.policy.growth import GrowthWindow
 
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Blocks of a job's chains, and the standings of contexts whose next reply and next input are yet to come."""
+    """A job's chains, and the standings of its contexts whose next reply and next input are yet to come."""
 
-    blocks: int
+    chains: tuple[Chain, ...]
     replies: tuple[Standing, ...] = ()
     inputs: tuple[Standing, ...] = ()
 
@@ -24,25 +25,27 @@ class Footprints:
     def __init__(self, replies: GrowthWindow, inputs: GrowthWindow) -> None:
         self._windows = replies, inputs
         self._jobs: dict[str, Footprint] = {}
-        self._blocks = 0
+        self._tree = CountedChains()
         self._growing: tuple[Counter[Standing], Counter[Standing]] = Counter(), Counter()
 
     def put(self, job: str, footprint: Footprint) -> None:
         """A job has this footprint now."""
-        self.drop(job)
+        before = self._jobs.get(job, Footprint(()))
         self._jobs[job] = footprint
-        self._count(footprint, 1)
+        self._move(before, footprint)
 
     def drop(self, job: str) -> None:
         """A job has none any more; nothing happens if it had none."""
-        if gone := self._jobs.pop(job, None):
-            self._count(gone, -1)
+        self._move(self._jobs.pop(job, Footprint(())), Footprint(()))
 
-    def _count(self, footprint: Footprint, sign: int) -> None:
-        self._blocks += sign * footprint.blocks
-        for counts, standings in zip(self._growing, (footprint.replies, footprint.inputs), strict=True):
-            for standing in standings:
-                counts[standing] += sign
+    def _move(self, before: Footprint, after: Footprint) -> None:
+        for chain in after.chains:  # first: what goes on keeps its runs
+            self._tree.add(chain)
+        for chain in before.chains:
+            self._tree.remove(chain)
+        for counts, name in zip(self._growing, ("replies", "inputs"), strict=True):
+            counts.update(getattr(after, name))
+            counts.subtract(getattr(before, name))
 
     @property
     def growth(self) -> int:
@@ -54,17 +57,17 @@ class Footprints:
         )
 
     @property
-    def bound(self) -> int:
-        """No fewer blocks than all of them together need."""
-        return self._blocks + self.growth
+    def blocks(self) -> int:
+        """What all of them need together."""
+        return self._tree.blocks + self.growth
 
     def check(self, jobs: Iterable[str]) -> None:
         """Recount against the live jobs; raise `CheckFailed` with the equation that does not hold."""
         if unknown := self._jobs.keys() - set(jobs):
             raise CheckFailed(f"footprints are kept of {sorted(unknown)}, which are not live")
-        blocks = sum(footprint.blocks for footprint in self._jobs.values())
-        if blocks != self._blocks:
-            raise CheckFailed(f"footprints of {blocks} blocks are summed up as {self._blocks}")
+        blocks = len({key for footprint in self._jobs.values() for chain in footprint.chains for key in chain})
+        if blocks != self._tree.blocks:
+            raise CheckFailed(f"chains of {blocks} blocks are counted as {self._tree.blocks}")
         for number, name in enumerate(("replies", "inputs")):
             counted = Counter(one for footprint in self._jobs.values() for one in getattr(footprint, name))
             if counted != +self._growing[number]:

@@ -75,18 +75,18 @@ TestTwins = Twins.TestCase
 TestTwins.settings = settings(max_examples=300, stateful_step_count=50)
 
 
-def test_the_bound_follows_what_is_expected() -> None:
+def test_the_sum_follows_what_is_expected() -> None:
     replies, inputs = GrowthWindow(0.75), GrowthWindow(0.75)
     kept = Footprints(replies, inputs)
-    kept.put("a", Footprint(10, (Standing.TOOL,), ()))
-    kept.put("b", Footprint(5, (Standing.TOOL, Standing.END_TURN), (Standing.END_TURN,)))
-    assert kept.bound == 15
+    kept.put("a", Footprint((("s", "sa"),), (Standing.TOOL,), ()))
+    kept.put("b", Footprint((("s", "sb"),), (Standing.TOOL, Standing.END_TURN), (Standing.END_TURN,)))
+    assert kept.blocks == 3, "what they share counts once"
     replies.add(Standing.TOOL, 3)
     inputs.add(Standing.TOOL, 2)
-    assert kept.bound == 15 + 3 * 3 + 2
-    kept.put("b", Footprint(6))
+    assert kept.blocks == 3 + 3 * 3 + 2
+    kept.put("b", Footprint((("s", "sb", "sbc"),)))
     kept.drop("nobody")
-    assert kept.bound == 16 + 3
+    assert kept.blocks == 4 + 3
     kept.check(["a", "b"])
     with pytest.raises(CheckFailed, match="not live"):
         kept.check(["a"])
