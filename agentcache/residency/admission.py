@@ -1,17 +1,18 @@
 """Admission in a host: which of the queued turns may run now, and in what order, by the jobs they belong to."""
 
-import heapq
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from agentcache.errors import CheckFailed
 from agentcache.model import Context, Decision, Hold, Join, Key, Standing, shared
 from agentcache.policy.growth import GrowthWindow
 from agentcache.policy.survival import Survival
-from agentcache.policy.working_set import Candidate, Choice, WorkingSetConfig, choose
+from agentcache.policy.working_set import Candidate, Choice, Excuse, WorkingSetConfig, choose
 from agentcache.residency.contexts import ContextBook
-from agentcache.residency.footprints import Footprint, Footprints
+from agentcache.residency.deadlines import Deadlines
+from agentcache.residency.footprints import Footprint
+from agentcache.residency.prefix import Prefix
 from agentcache.residency.resident_shares import ResidentShares
 
 HoldEnd = str
@@ -53,18 +54,14 @@ class _Turn:
 class _Job:
     """`order` is the job's place: the smallest order key of its open turns, then its arrival.
 
-    `turns` are queued or running, `resting` are the contexts that were left by their last turn. `excused`: until its
-    turns are over, it runs whatever fits. `candidate` is what the rule was last told of it, None once that is out of
-    date: it is good until its oldest turn, queued since `queued_at`, was held too long, and until the first resting
-    context gives up its place, at `release_at`.
+    `turns` are queued or running, `resting` are the contexts that were left by their last turn. The oldest turn that
+    waits does so since `queued_at`; the first resting context gives up its place at `release_at`.
     """
 
     name: str
     order: tuple[float, ...]
     turns: dict[str, _Turn] = field(default_factory=dict)
     resting: dict[Context, None] = field(default_factory=dict)
-    excused: bool = False
-    candidate: Candidate | None = None
     queued_at: float = math.inf
     release_at: float = math.inf
 
@@ -74,22 +71,21 @@ class _Job:
         return [*(turn.keys for turn in self.turns.values()), *(context.chain for context in self.resting)]
 
 
-class Everyone:
-    """The choice where all live jobs fit: everybody is in. Who that is, maybe thousands, is said when asked for."""
+class InForce:
+    """The choice that is in force, as `Choice`; who is in is said when asked for, it may be thousands."""
 
-    held: dict[str, str] = {}  # noqa: RUF012  (nobody ever is)
-    exceptions: dict[str, str] = {}  # noqa: RUF012
-
-    def __init__(self, live: dict[str, _Job], footprints: Footprints) -> None:
-        self._live, self._footprints = live, footprints
+    def __init__(self, prefix: Prefix, held: dict[str, str]) -> None:
+        self._prefix = prefix
+        self.held = held
+        self.exceptions = dict(prefix.extra)
 
     @property
     def members(self) -> tuple[str, ...]:
-        return tuple(sorted(self._live, key=lambda name: (self._live[name].order, name)))
+        return tuple(self._prefix)
 
     @property
     def used_blocks(self) -> int:
-        return self._footprints.blocks
+        return self._prefix.blocks
 
 
 class WorkingSetAdmission:
@@ -109,7 +105,7 @@ class WorkingSetAdmission:
     ) -> None:
         self.config = config
         self.capacity_blocks = capacity_blocks
-        self.choice: Choice | Everyone = Choice()
+        self.choice: Choice | InForce = Choice()
         self.counts = AdmissionCounts()
         self.version = 0
         self.on_hold_end: Callable[[str, HoldEnd, float], None] = lambda turn, end, seconds: None
@@ -117,7 +113,6 @@ class WorkingSetAdmission:
         self.retained_version: Callable[[], int] | None = None
         self._retained_version = 0
         self._held_turns = 0
-        self._growth_version = -1
         self._changed_jobs: dict[str, _Job] = {}  # of which turns came, were preempted or excused since the last choice
         self.shares = ResidentShares() if config.order == "resident" else None
         self._contexts = contexts
@@ -129,10 +124,16 @@ class WorkingSetAdmission:
         self._sweep_at = 64
         self._replies = GrowthWindow(config.growth_quantile)  # from a prompt to the end of its output
         self._inputs = GrowthWindow(config.growth_quantile)  # from there to the next prompt
-        self._footprints = Footprints(self._replies, self._inputs)
-        self._outdated: dict[str, _Job] = {}  # live jobs without a candidate
-        self._releases: list[tuple[float, str]] = []  # when a resting context of a job gives up its place
+        self._prefix = Prefix(self._replies, self._inputs)
+        self._by_rule = bool(config.floors)  # each part of the pool has an order of its own then
+        self._outdated: dict[str, _Job] = {}  # live jobs to be looked at again
+        self._all_outdated = False
+        self._releases = Deadlines()  # of jobs, whose first resting context gives up its place then
+        self._bounds = Deadlines()  # of jobs, whose oldest turn has waited for too long then
+        self._overdue: set[str] = set()
+        self._excused: set[str] = set()  # until their turns are over, they run whatever fits
         self._in: set[str] = set()  # members, as of the last choice
+        self._held: dict[str, str] = {}  # and the others, with why
         self._stale = True
         self._until = 0.0  # the clock alone changes nothing before
         self._generation = -1  # of the survival curves
@@ -187,7 +188,7 @@ class WorkingSetAdmission:
         if self.config.footprints and gone.queued_at is None:  # who leaves while it waits is not expected back
             job.resting[gone.context] = None
         if not job.turns:
-            job.excused = False
+            self._excused.discard(job.name)
             if not job.resting:
                 self._leave(job)
         if final_blocks is not None:
@@ -199,8 +200,7 @@ class WorkingSetAdmission:
 
     def ended(self) -> None:
         """A job is known to have ended: its contexts say so."""
-        self._stale = True
-        self._growth_version = -1
+        self._stale = self._all_outdated = True
 
     def forgot(self, context: Context) -> None:
         """The book has forgotten a context."""
@@ -225,14 +225,14 @@ class WorkingSetAdmission:
 
     def stalled(self) -> None:
         """Nothing runs although turns wait: members cannot, for a reason that only the host knows."""
-        first = next((self._live[name] for name in self.choice.held if name in self._live), None)
-        if first and not any(job.excused for job in self._live.values()):  # one at a time
-            first.excused = self._stale = True
-            self._outdate(first)
+        waiting = self.choice.held if self._by_rule else self._prefix.beyond
+        first = next((name for name in waiting if name in self._held and name in self._live), None)
+        if first and not self._excused:  # one at a time
+            self._excused.add(first)
+            self._stale = True
 
     def _outdate(self, job: _Job) -> None:
-        """What the rule was told of the job is no longer so."""
-        job.candidate = None
+        """Something of the job is no longer as the rule was told."""
         if self._live.get(job.name) is job:
             self._outdated[job.name] = job
 
@@ -240,8 +240,9 @@ class WorkingSetAdmission:
         """The job is not live any more."""
         del self._live[job.name]
         self._outdated.pop(job.name, None)
-        self._in.discard(job.name)
-        self._footprints.drop(job.name)
+        self._excused.discard(job.name)
+        self._overdue.discard(job.name)
+        self._prefix.drop(job.name)
 
     def _changed(self, job: _Job) -> None:
         self._outdate(job)
@@ -281,79 +282,39 @@ class WorkingSetAdmission:
             return []
         if self._survival and self._survival.generation != self._generation:
             self._generation = self._survival.generation
-            self._growth_version = -1
-            self._stale = True
+            self._stale = self._all_outdated = True
         if not self._stale and now < self._until:
             return []
-        before = self.choice
-        if self._all_fit(now):
-            self.choice = before if isinstance(before, Everyone) else Everyone(self._live, self._footprints)
-            self._until = self._releases[0][0] if self._releases else math.inf
-        else:
-            self.choice = choose(self._candidates(now), self.capacity_blocks, self.config)
+        self._look_again(now)
+        before = self.choice.exceptions
+        extra, held = self._apply(now)
         self._stale = False
-        return self._announce(before, now)
-
-    def _all_fit(self, now: float) -> bool:
-        """Whether nobody can be held, seen by those jobs alone of which something has changed."""
-        if self.config.floors:
-            return False
-        if self._growth_version < 0:  # curves or ends are others: anybody's place may be over
-            self._outdated = dict(self._live)
-            self._growth_version = self._inputs.version + self._replies.version
-        while self._releases and self._releases[0][0] <= now:
-            name = heapq.heappop(self._releases)[1]
-            if (job := self._live.get(name)) and job.release_at <= now:
-                self._outdated[name] = job
-        for job in list(self._outdated.values()):
-            self._refresh(job, now)
-        return self._footprints.blocks <= self.capacity_blocks * (1 - self.config.headroom)
-
-    def _refresh(self, job: _Job, now: float) -> Candidate | None:
-        """Look at a job anew; None if it is live no longer."""
-        candidate = job.candidate = self._candidate(job, now)
-        self._outdated.pop(job.name, None)
-        if candidate is None:
-            self._leave(job)
-            return None
-        replies = tuple(turn.context.standing for turn in job.turns.values())
-        resting = tuple(context.standing for context in job.resting)
-        self._footprints.put(job.name, Footprint(tuple(candidate.chains), replies + resting, resting))
-        if job.release_at < math.inf:
-            heapq.heappush(self._releases, (job.release_at, job.name))
-            if len(self._releases) > 4 * len(self._live) + 64:
-                self._releases = [
-                    (one.release_at, one.name) for one in self._live.values() if one.release_at < math.inf
-                ]
-                heapq.heapify(self._releases)
-        return candidate
+        self._until = min(self._releases.next, self._bounds.next)
+        return self._announce(before, extra, held, now)
 
     def _ask_retained_version(self) -> int:
         return self.retained_version() if self.retained_version else self._retained_version + 1
 
-    def _candidates(self, now: float) -> list[Candidate]:
-        candidates = []
-        max_hold_s = self.config.max_hold_s
-        self._until = math.inf
-        if fresh := self._growth_version != (growth_version := self._inputs.version + self._replies.version):
-            self._growth_version = growth_version
-        for job in list(self._live.values()):
-            candidate = job.candidate
-            # There may be thousands that rest or wait: they are looked at when something of them has changed.
-            if candidate is None or fresh or job.release_at <= now or now - job.queued_at > max_hold_s:
-                candidate = self._refresh(job, now)
-                if candidate is None:
-                    continue
-            if now <= (bound_s := job.queued_at + max_hold_s) < self._until:
-                self._until = bound_s
-            if job.release_at < self._until:
-                self._until = job.release_at
-            candidates.append(candidate)
-        return candidates
+    def _look_again(self, now: float) -> None:
+        """Take in what has changed of jobs, by events or by the clock."""
+        if self._all_outdated:  # curves or ends are others: anybody's place may be over
+            self._all_outdated = False
+            self._outdated = dict(self._live)
+        for name in self._releases.passed(now):
+            if (job := self._live.get(name)) and job.release_at <= now:
+                self._outdated[name] = job
+        for job in list(self._outdated.values()):
+            self._refresh(job, now)
+        for name in list(self._bounds.passed(now)):
+            if (job := self._live.get(name)) and now - job.queued_at > self.config.max_hold_s:
+                self._overdue.add(name)
+            elif job:  # at the bound, and not yet beyond it
+                self._bounds.add(math.nextafter(now, math.inf), name)
 
-    def _candidate(self, job: _Job, now: float) -> Candidate | None:
-        """A job as the rule is told of it; None for one that has no turn, and is not expected back soon."""
-        growth = sum(self._replies.expected(turn.context.standing) for turn in job.turns.values())
+    def _refresh(self, job: _Job, now: float) -> None:
+        """Look at a job anew; one without a turn that is not expected back soon is live no longer."""
+        self._outdated.pop(job.name, None)
+        self._overdue.discard(job.name)
         job.release_at = math.inf
         for context in list(job.resting):
             release_s = self._release_s(context)
@@ -365,21 +326,74 @@ class WorkingSetAdmission:
                 self.counts.released += 1
             else:
                 job.release_at = min(job.release_at, context.idle_since + release_s)
-                growth += self._inputs.expected(context.standing) + self._replies.expected(context.standing)
-        if not (chains := job.chains):
-            return None
-        queued = min((turn.queued_at for turn in job.turns.values() if turn.queued_at is not None), default=None)
-        job.queued_at = math.inf if queued is None else queued
+        if not (job.turns or job.resting):
+            self._leave(job)
+            return
+        queued = [turn.queued_at for turn in job.turns.values() if turn.queued_at is not None]
+        job.queued_at = min(queued, default=math.inf)
+        resting = tuple(context.standing for context in job.resting)
+        replies = (*(turn.context.standing for turn in job.turns.values()), *resting)
+        self._prefix.put(job.name, job.order, Footprint(tuple(job.chains), replies, resting), bool(job.turns))
+        self._releases.add(job.release_at, job.name)
+        self._bounds.add(job.queued_at + self.config.max_hold_s, job.name)
+
+    def _apply(self, now: float) -> tuple[dict[str, Excuse], dict[str, str]]:
+        """The rule: who is in although the sum does not fit, and who is held that was not before, with why.
+
+        As `choose` says it of all live jobs, without a look at those of which nothing has changed.
+        """
+        if self._by_rule:
+            return self._apply_rule(now)
+        prefix, room = self._prefix, self.capacity_blocks * (1 - self.config.headroom)
+        prefix.balance(room)
+        taken = f"{prefix.blocks} of {int(room)} are taken by {len(prefix)} jobs before it"
+        extra = self._extra()
+        prefix.take(extra)
+        held = {}
+        for name in sorted((name for name in prefix.moved if name in self._live), key=prefix.place):
+            if name not in prefix and name not in self._held:
+                number = prefix.number(name)
+                first = f"needs {prefix.wanted} blocks, {taken}"
+                held[name] = f"{number} jobs that came before it wait; {taken}" if number else first
+        return extra, held
+
+    def _extra(self) -> dict[str, Excuse]:
+        """Of those that do not fit, who is in all the same."""
+        prefix, extra = self._prefix, dict[str, Excuse]()
+        alone, busy = prefix.alone, prefix.busy
+        names = {name for name in (alone, *self._overdue, *self._excused) if name}
+        if not busy and (first := next((name for name in prefix.beyond if self._live[name].turns), None)):
+            names.add(first)
+        for name in sorted((name for name in names if name not in prefix), key=prefix.place):
+            turns = bool(self._live[name].turns)
+            if name == alone:
+                extra[name] = "alone"
+            elif name in self._overdue:
+                extra[name] = "bound"
+            elif name in self._excused or (turns and not busy):
+                extra[name] = "idle"
+            else:
+                continue
+            busy = busy or turns
+        return extra
+
+    def _apply_rule(self, now: float) -> tuple[dict[str, Excuse], dict[str, str]]:
+        """The same by going through all live jobs."""
+        candidates = [self._candidate(job, now) for job in self._live.values()]
+        self.choice = choice = choose(candidates, self.capacity_blocks, self.config)
+        self._prefix.moved |= {*choice.members, *choice.held, *self._in, *self._held}
+        return choice.exceptions, {name: why for name, why in choice.held.items() if name not in self._held}
+
+    def _candidate(self, job: _Job, now: float) -> Candidate:
+        """A job as the rule is told of it."""
+        resting = [context.standing for context in job.resting]
+        replies = [*(turn.context.standing for turn in job.turns.values()), *resting]
+        growth = sum(map(self._replies.expected, replies)) + sum(map(self._inputs.expected, resting))
+        held_s = now - job.queued_at if job.queued_at < math.inf else 0.0
         tenant, slash, _ = job.name.partition("/")
+        excused = job.name in self._excused
         return Candidate(
-            job.name,
-            job.order,
-            chains,
-            growth,
-            0.0 if queued is None else now - queued,
-            bool(job.turns),
-            job.excused,
-            tenant if slash else "",
+            job.name, job.order, job.chains, growth, held_s, bool(job.turns), excused, tenant if slash else ""
         )
 
     def _release_s(self, context: Context) -> float:
@@ -391,39 +405,44 @@ class WorkingSetAdmission:
         release_s = self._survival.release_age_s(context, self.config.window_s, self.config.theta)
         return min(release_s, self.config.max_release_s)
 
-    def _announce(self, before: Choice | Everyone, now: float) -> list[Decision]:
-        """Count what the new choice changes; returns it as decisions."""
-        choice, counts = self.choice, self.counts
-        for name, excuse in choice.exceptions.items():
-            if before.exceptions.get(name) != excuse:
+    def _announce(
+        self, before: Mapping[str, str], extra: Mapping[str, Excuse], held: Mapping[str, str], now: float
+    ) -> list[Decision]:
+        """Put the choice in force, and count what it changes; returns that as decisions."""
+        counts = self.counts
+        for name, excuse in extra.items():
+            if before.get(name) != excuse:
                 counts.expired += excuse == "bound"
                 counts.alone += excuse == "alone"
                 counts.idle += excuse == "idle"
-        if isinstance(choice, Everyone):
-            came = sorted((self._changed_jobs.keys() | before.held.keys()) & self._live.keys())
-            joined = {name: None for name in came if name not in self._in}
-            self._in.update(joined)
-        else:
-            joined = {name: None for name in choice.members if name not in self._in}
-            self._in = set(choice.members)
-        newly_held = choice.held.keys() - before.held.keys()
+        members = set(self.choice.members) if self._by_rule else self._prefix
+        joined = []
+        other = bool(held) or before != extra
+        for name in sorted(self._prefix.moved):
+            is_in = name in members
+            if is_in and name not in self._in:
+                joined.append(name)
+            (self._in.add if is_in else self._in.discard)(name)
+            if is_in or name not in self._live:
+                other |= self._held.pop(name, None) is not None
+        self._held |= held
+        self._prefix.moved.clear()
+        if not self._by_rule and (other or isinstance(self.choice, Choice)):
+            self.choice = InForce(self._prefix, self._held)
         # Turns of all others are held, or not, as they were.
-        moved = {name: None for names in (self._changed_jobs, joined, newly_held) for name in names}
+        moved = {name: None for names in (self._changed_jobs, joined, held) for name in names}
         self._changed_jobs = {}
         for job in [self._live[name] for name in moved if name in self._live]:
-            held = job.name in choice.held
-            end = "bound" if choice.exceptions.get(job.name) == "bound" else "joined"
+            is_held = job.name in self._held
+            end = "bound" if extra.get(job.name) == "bound" else "joined"
             for name, turn in job.turns.items():
-                if not held:
+                if not is_held:
                     self._end_hold(name, turn, end, now)
                 elif turn.queued_at is not None and turn.held_since is None:
                     turn.held_since = now
                     self._held_turns += 1
                     counts.holds += 1
-        return [
-            *map(Join, joined),
-            *(Hold(name, reason) for name, reason in choice.held.items() if name in newly_held),
-        ]
+        return [*map(Join, joined), *(Hold(name, reason) for name, reason in held.items())]
 
     def _end_hold(self, name: str, turn: _Turn, end: HoldEnd, now: float) -> None:
         if turn.held_since is None:
@@ -466,16 +485,15 @@ class WorkingSetAdmission:
             raise CheckFailed(f"jobs hold {len(turns)} turns, the index {len(self._turns)}")
         if lost := [job.name for job in self._jobs.values() if job.turns and self._live.get(job.name) is not job]:
             raise CheckFailed(f"jobs {lost} have turns but are not live")
-        if both := set(self.choice.members) & self.choice.held.keys():
+        if both := self._in & self._held.keys():
             raise CheckFailed(f"jobs {sorted(both)} are members and held at once")
         held = sum(turn.held_since is not None for turn in self._turns.values())
         if held != self._held_turns:
             raise CheckFailed(f"{held} turns are held, {self._held_turns} are counted")
-        for job in self._live.values():
-            if job.candidate and (job.candidate.order, job.candidate.chains) != (job.order, job.chains):
-                raise CheckFailed(f"what the rule was told of job {job.name} is out of date")
-        self._footprints.check(self._live)
-        if lost := [name for name, job in self._live.items() if not job.candidate and name not in self._outdated]:
-            raise CheckFailed(f"what the rule was told of jobs {lost} is out of date, and not noted")
+        self._prefix.check()
+        for name, job in self._live.items():
+            told = self._prefix.footprint(name)
+            if name not in self._outdated and not (told and list(told.chains) == job.chains):
+                raise CheckFailed(f"what the rule was told of job {name} is out of date, and not noted")
         if self.shares:
             self.shares.check()

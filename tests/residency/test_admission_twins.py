@@ -1,27 +1,14 @@
-"""Where all live jobs fit nobody is looked through: the choice is the one that the rule would make, event by event."""
+"""Admission looks at what has changed: its choice is the one that the rule makes of all live jobs, event by event."""
 
 from dataclasses import astuple
 from typing import Any
 
-import pytest
 from hypothesis import settings
 
-from agentcache.errors import CheckFailed
-from agentcache.model import Standing
 from agentcache.policy import make_policy
-from agentcache.policy.growth import GrowthWindow
 from agentcache.residency import Residency
-from agentcache.residency.admission import Everyone, WorkingSetAdmission
-from agentcache.residency.footprints import Footprint, Footprints
+from agentcache.residency.admission import WorkingSetAdmission
 from tests.residency.test_admission_machine import COST, Machine
-
-
-class _Plain(WorkingSetAdmission):
-    """Applies the rule to all live jobs whenever something may have changed."""
-
-    def _all_fit(self, now: float) -> bool:
-        super()._all_fit(now)
-        return False
 
 
 class _Both:
@@ -31,7 +18,8 @@ class _Both:
         self.quick = quick
         self.plain = Residency(make_policy("lru-holes", COST, 60), 60)
         assert quick.admission
-        self.plain.admission = _Plain(quick.admission.config, 60, self.plain.contexts, self.plain.survival)
+        self.plain.admission = WorkingSetAdmission(quick.admission.config, 60, self.plain.contexts, self.plain.survival)
+        self.plain.admission._by_rule = True
 
     @property
     def admission(self) -> WorkingSetAdmission | None:
@@ -73,25 +61,3 @@ class Twins(Machine):
 
 TestTwins = Twins.TestCase
 TestTwins.settings = settings(max_examples=300, stateful_step_count=50)
-
-
-def test_the_sum_follows_what_is_expected() -> None:
-    replies, inputs = GrowthWindow(0.75), GrowthWindow(0.75)
-    kept = Footprints(replies, inputs)
-    kept.put("a", Footprint((("s", "sa"),), (Standing.TOOL,), ()))
-    kept.put("b", Footprint((("s", "sb"),), (Standing.TOOL, Standing.END_TURN), (Standing.END_TURN,)))
-    assert kept.blocks == 3, "what they share counts once"
-    replies.add(Standing.TOOL, 3)
-    inputs.add(Standing.TOOL, 2)
-    assert kept.blocks == 3 + 3 * 3 + 2
-    kept.put("b", Footprint((("s", "sb", "sbc"),)))
-    kept.drop("nobody")
-    assert kept.blocks == 4 + 3
-    kept.check(["a", "b"])
-    with pytest.raises(CheckFailed, match="not live"):
-        kept.check(["a"])
-
-
-def test_everyone_is_said_when_asked_for() -> None:
-    everyone = Everyone({}, Footprints(GrowthWindow(0.5), GrowthWindow(0.5)))
-    assert everyone.members == () and everyone.used_blocks == 0
