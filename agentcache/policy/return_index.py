@@ -25,6 +25,9 @@ from agentcache.policy.survival import BUCKETS, EDGES, Survival, bucket
 _DUE_S = 1.0
 """How soon a queued turn is taken to start: its blocks are about to be used."""
 
+AT_ONCE = 32
+"""Contexts that are rated anew in one call because curves have changed: there may be thousands, and a step waits."""
+
 _AHEAD = 8
 """Age buckets for which a place far from the front is good: four times the age."""
 
@@ -110,6 +113,7 @@ class ReturnIndex:
         self._sequence = 0
         self._edges: list[tuple[float, int, int, _Owner]] = []  # (when a pause is that old, sequence, bucket, owner)
         self._front = 0.0  # the rate of the group that was last evicted from
+        self._old: list[_Owner] = []  # whose rates are still those of the curves before
 
     def follow(self, survival: Survival) -> None:
         self._survival = survival
@@ -290,7 +294,16 @@ class ReturnIndex:
         """Bring all values up to the clock."""
         if self._generation != self._survival.generation:
             self._generation = self._survival.generation
-            self._refile(now)
+            self._old = list(self._owners.values())
+            if len(self._old) <= AT_ONCE:
+                self._old.clear()
+                self._refile(now)
+        if self._old:
+            for owner in self._old[-AT_ONCE:]:
+                if self._owners.get(owner.context) is owner:
+                    self._rate(owner, now)
+                    self._reweigh(owner, now)
+            del self._old[-AT_ONCE:]
         while self._edges and self._edges[0][0] <= now:
             _, sequence, age, owner = heapq.heappop(self._edges)
             if owner.sequence == sequence:
@@ -300,6 +313,8 @@ class ReturnIndex:
                     self._reweigh(owner, now)
 
     def _refile(self, now: float) -> None:
+        """Work all places out anew."""
+        self._old.clear()
         self._edges.clear()
         for owner in self._owners.values():
             self._rate(owner, now)

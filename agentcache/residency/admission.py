@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 from agentcache.errors import CheckFailed
 from agentcache.model import Context, Decision, Hold, Join, Key, Standing, shared
@@ -14,6 +15,9 @@ from agentcache.residency.deadlines import Deadlines
 from agentcache.residency.footprints import Footprint
 from agentcache.residency.prefix import Prefix
 from agentcache.residency.resident_shares import ResidentShares
+
+AT_ONCE = 32
+"""Jobs that are looked at in one step because curves have changed: there may be thousands."""
 
 HoldEnd = str
 """`joined`: its job became a member; `bound`: it ran although it did not fit; `aborted`: the client left."""
@@ -127,7 +131,7 @@ class WorkingSetAdmission:
         self._prefix = Prefix(self._replies, self._inputs)
         self._by_rule = bool(config.floors)  # each part of the pool has an order of its own then
         self._outdated: dict[str, _Job] = {}  # live jobs to be looked at again
-        self._all_outdated = False
+        self._later: dict[str, _Job] = {}  # live jobs to be looked at in time: curves have changed, by which they wait
         self._releases = Deadlines()  # of jobs, whose first resting context gives up its place then
         self._bounds = Deadlines()  # of jobs, whose oldest turn has waited for too long then
         self._overdue: set[str] = set()
@@ -198,9 +202,11 @@ class WorkingSetAdmission:
         self._outdate(job)  # nobody's rank is another one
         self._stale = True
 
-    def ended(self) -> None:
+    def ended(self, name: str) -> None:
         """A job is known to have ended: its contexts say so."""
-        self._stale = self._all_outdated = True
+        if job := self._live.get(name):
+            self._outdate(job)
+            self._stale = True
 
     def forgot(self, context: Context) -> None:
         """The book has forgotten a context."""
@@ -282,13 +288,14 @@ class WorkingSetAdmission:
             return []
         if self._survival and self._survival.generation != self._generation:
             self._generation = self._survival.generation
-            self._stale = self._all_outdated = True
+            self._later = dict(self._live)
+            self._stale = True
         if not self._stale and now < self._until:
             return []
         self._look_again(now)
         before = self.choice.exceptions
         extra, held = self._apply(now)
-        self._stale = False
+        self._stale = bool(self._later)
         self._until = min(self._releases.next, self._bounds.next)
         return self._announce(before, extra, held, now)
 
@@ -297,9 +304,10 @@ class WorkingSetAdmission:
 
     def _look_again(self, now: float) -> None:
         """Take in what has changed of jobs, by events or by the clock."""
-        if self._all_outdated:  # curves or ends are others: anybody's place may be over
-            self._all_outdated = False
-            self._outdated = dict(self._live)
+        for name in list(islice(self._later, AT_ONCE)):
+            later = self._later.pop(name)
+            if self._live.get(name) is later:
+                self._outdated[name] = later
         for name in self._releases.passed(now):
             if (job := self._live.get(name)) and job.release_at <= now:
                 self._outdated[name] = job

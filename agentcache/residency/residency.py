@@ -188,7 +188,7 @@ class Residency:
             self._stand(context, Standing.ENDED, now)
             self._rest(context, now)
         if self.admission:
-            self.admission.ended()
+            self.admission.ended(job)
         self._draining.update(family)
         return [Release(job)]
 
