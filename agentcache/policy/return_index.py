@@ -113,7 +113,7 @@ class ReturnIndex:
         self._sequence = 0
         self._edges: list[tuple[float, int, int, _Owner]] = []  # (when a pause is that old, sequence, bucket, owner)
         self._front = 0.0  # the rate of the group that was last evicted from
-        self._old: list[_Owner] = []  # whose rates are still those of the curves before
+        self._old: list[_Owner | _Group] = []  # whose rates are still those of the curves before
 
     def follow(self, survival: Survival) -> None:
         self._survival = survival
@@ -294,16 +294,14 @@ class ReturnIndex:
         """Bring all values up to the clock."""
         if self._generation != self._survival.generation:
             self._generation = self._survival.generation
-            self._old = list(self._owners.values())
-            if len(self._old) <= AT_ONCE:
-                self._old.clear()
+            if len(self._owners) <= AT_ONCE:
                 self._refile(now)
-        if self._old:
-            for owner in self._old[-AT_ONCE:]:
-                if self._owners.get(owner.context) is owner:
-                    self._rate(owner, now)
-                    self._reweigh(owner, now)
-            del self._old[-AT_ONCE:]
+            else:
+                nobodys = [group for group in self._groups.values() if not group.owners]
+                self._old = [*nobodys, *self._owners.values()]
+        for old in self._old[-AT_ONCE:]:
+            self._renew(old, now)
+        del self._old[-AT_ONCE:]
         while self._edges and self._edges[0][0] <= now:
             _, sequence, age, owner = heapq.heappop(self._edges)
             if owner.sequence == sequence:
@@ -311,6 +309,16 @@ class ReturnIndex:
                 self._grow_older(owner, age)
                 if owner.rate != rate:
                     self._reweigh(owner, now)
+
+    def _renew(self, old: _Owner | _Group, now: float) -> None:
+        """Rate by the curves of now, unless it is gone."""
+        if isinstance(old, _Group):
+            if self._groups.get(old.name) is old:
+                self._weigh(old, now)
+                self._file(old)
+        elif self._owners.get(old.context) is old:
+            self._rate(old, now)
+            self._reweigh(old, now)
 
     def _refile(self, now: float) -> None:
         """Work all places out anew."""

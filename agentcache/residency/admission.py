@@ -248,6 +248,8 @@ class WorkingSetAdmission:
         self._outdated.pop(job.name, None)
         self._excused.discard(job.name)
         self._overdue.discard(job.name)
+        self._releases.add(math.inf, job.name)
+        self._bounds.add(math.inf, job.name)
         self._prefix.drop(job.name)
 
     def _changed(self, job: _Job) -> None:

@@ -85,7 +85,10 @@ BOUNDS = _bounds(
     (
         CONTEXTS + OPEN,
         "jobs with a turn, or a context",
-        "WorkingSetAdmission._live Choice.members Choice.held _Job.resting",
+        "WorkingSetAdmission._live WorkingSetAdmission._in WorkingSetAdmission._held WorkingSetAdmission._later "
+        "WorkingSetAdmission._outdated WorkingSetAdmission._overdue WorkingSetAdmission._excused Choice.members "
+        "Choice.held InForce.held InForce.exceptions _Job.resting Prefix._jobs Prefix._inside Prefix._beyond "
+        "Prefix.moved Prefix.extra Footprints._jobs Deadlines._due CountedChains._roots _CountedRun.after",
     ),
     (
         OWNERS,
@@ -95,6 +98,8 @@ BOUNDS = _bounds(
     (2 * OWNERS, "nodes of the owners' trees", "Owners.after Owners.seated Tally._of Tally._sums"),
     (2 * OWNERS * 8, "standings of each node", "Owners.standings"),
     (KEYS, "keys remembered, and those of open turns", "OwnersTree.at"),
+    (4 * (CONTEXTS + OPEN) + 64, "deadlines that were put off", "Deadlines._heap"),
+    (OWNERS + POOL, "whose rates are of the curves before", "ReturnIndex._old"),
     (CONTEXTS + OPEN, "jobs with a turn since the last choice", "WorkingSetAdmission._changed_jobs"),
     (POOL, "groups of blocks", "ReturnIndex._groups _Group.blocks"),
     (POOL * OWNERS, "owners of each", "_Group.owners _Owner.groups Ttl._keepers[]"),

@@ -36,7 +36,7 @@ BOUNDS = {
 CLASSES = 400
 """Of pauses, by standing, tool and depth: what survival knows of classes, and not of contexts."""
 
-OF_POLICIES = {"_group_of": 800 + 32, "_ghosts": 800, "_heap": 68, "_ln_factor": 3, "tallies": 2}
+OF_POLICIES = {"_group_of": 800 + 32, "_ghosts": 800, "_heap": 68, "_ln_factor": 3, "tallies": 2, "_old": 832}
 """And while its tenant is known: what a policy keeps by block, or clears when it has more stale entries, and who sums
 up over the owners of its tree."""
 
