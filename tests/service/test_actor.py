@@ -49,6 +49,13 @@ def courier(cluster: str, namespace: str) -> Iterator[Callable[[bytes], bytes]]:
     assert child.wait(timeout=30) == 0
 
 
+def started(config: dict[str, Any], namespace: str) -> Any:
+    """The service, which answers: on a busy machine its process takes longer to come up than a courier waits."""
+    service = ensure_service(config, namespace)
+    ray.get(service.identity.remote())
+    return service
+
+
 def report(seq: int, *contexts: ContextState, **fields: Any) -> bytes:
     return encode(Report(engine="a", epoch="1", seq=seq, full=seq == 1, contexts=contexts, **fields))
 
@@ -74,7 +81,7 @@ def test_options_that_cannot_be_used_are_refused_where_they_are_given(namespace:
 
 def test_the_courier_carries_reports_and_says_what_is_wrong(courier: Callable[[bytes], bytes], namespace: str) -> None:
     assert courier(report(1))[:1] == b"a"  # before there is a service
-    service = ensure_service({}, namespace)
+    service = started({}, namespace)
     answer = courier(report(1, held("job")))
     assert answer[:1] == b"+"
     assert decode(answer[1:], Reply).service == ray.get(service.identity.remote())[0]
@@ -86,7 +93,7 @@ def test_the_courier_carries_reports_and_says_what_is_wrong(courier: Callable[[b
 def test_a_killed_actor_comes_back_and_learns_everything_again(
     courier: Callable[[bytes], bytes], namespace: str
 ) -> None:
-    service = ensure_service({}, namespace)
+    service = started({}, namespace)
     before = decode(courier(report(1, held("job")))[1:], Reply)
     ray.kill(service, no_restart=False)
     killed_at = time.monotonic()
@@ -103,7 +110,7 @@ def test_a_killed_actor_comes_back_and_learns_everything_again(
 
 
 def test_clients_and_operators(courier: Callable[[bytes], bytes], namespace: str) -> None:
-    service = ensure_service({"lease_s": 60.0}, namespace)
+    service = started({"lease_s": 60.0}, namespace)
     courier(report(1, held("job")))
     assert ray.get(service.apply.remote(StartJob(job="new"), "t")).outcome == "accepted"
     granted = ray.get(service.apply.remote(RetainJob(job="job", ttl_s=100.0, request_id="r"), "t"))
@@ -117,7 +124,7 @@ def test_clients_and_operators(courier: Callable[[bytes], bytes], namespace: str
 
 
 def test_it_lets_time_pass_by_itself(courier: Callable[[bytes], bytes], namespace: str) -> None:
-    service = ensure_service({"heartbeat_s": 1.2}, namespace)
+    service = started({"heartbeat_s": 1.2}, namespace)
     courier(report(1, held("job")))
     deadline = time.monotonic() + 60
     while ray.get(service.snapshot.remote()).engines:
