@@ -25,8 +25,11 @@ from agentcache.policy.survival import BUCKETS, EDGES, Survival, bucket
 _DUE_S = 1.0
 """How soon a queued turn is taken to start: its blocks are about to be used."""
 
-AT_ONCE = 32
+AT_ONCE = 16
 """Contexts that are rated anew in one call because curves have changed: there may be thousands, and a step waits."""
+
+MOVES = 96
+"""Places that are worked out anew in one call because contexts have grown older, and as many at the front."""
 
 _AHEAD = 8
 """Age buckets for which a place far from the front is good: four times the age."""
@@ -187,9 +190,13 @@ class ReturnIndex:
         self._advance(now)
         chosen: list[Block] = []
         kept: list[Block] = []
+        tightened = 0
         while len(chosen) < need:
             *_, stamp, group = heapq.heappop(self._heap)
-            if stamp != group.stamp or self._tighten(group, now):
+            if stamp != group.stamp:
+                continue
+            if tightened < MOVES and self._tighten(group, now):
+                tightened += 1
                 continue
             self._front = group.rate
             count = min(self._run, need - len(chosen), len(group.blocks))
@@ -302,7 +309,9 @@ class ReturnIndex:
         for old in self._old[-AT_ONCE:]:
             self._renew(old, now)
         del self._old[-AT_ONCE:]
-        while self._edges and self._edges[0][0] <= now:
+        for _ in range(MOVES):  # nobody may have asked for long; who comes later is as old in the next call
+            if not (self._edges and self._edges[0][0] <= now):
+                break
             _, sequence, age, owner = heapq.heappop(self._edges)
             if owner.sequence == sequence:
                 rate = owner.rate

@@ -43,9 +43,15 @@ class Footprints:
             self._tree.add(chain)
         for chain in before.chains:
             self._tree.remove(chain)
-        for counts, name in zip(self._growing, ("replies", "inputs"), strict=True):
-            counts.update(getattr(after, name))
-            counts.subtract(getattr(before, name))
+        replies, inputs = self._growing
+        for counts, came, went in (
+            (replies, after.replies, before.replies),
+            (inputs, after.inputs, before.inputs),
+        ):
+            for standing in came:
+                counts[standing] += 1
+            for standing in went:
+                counts[standing] -= 1
 
     @property
     def growth(self) -> int:
