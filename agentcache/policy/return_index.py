@@ -28,7 +28,7 @@ _DUE_S = 1.0
 AT_ONCE = 16
 """Contexts that are rated anew in one call because curves have changed: there may be thousands, and a step waits."""
 
-MOVES = 96
+MOVES = 48
 """Places that are worked out anew in one call because contexts have grown older, and as many at the front."""
 
 _AHEAD = 8
@@ -81,6 +81,10 @@ class _Group:
             self.blocks = [block for block in self.blocks if block not in gone]
 
 
+_Entry = tuple[float, int, int, int, int, _Group]
+"""A group in the order: value, release, head, sequence, stamp, group."""
+
+
 class ReturnIndex:
     """Evicts runs of up to `run_blocks` blocks from the head of the group whose head run is worth least.
 
@@ -110,9 +114,7 @@ class ReturnIndex:
         self._size = 0  # blocks in groups
         self._owners: dict[Context, _Owner] = {}  # all that were heard of
         self._rates, self._loose = Tally(), Tally()
-        self._heap: list[
-            tuple[float, int, int, int, int, _Group]
-        ] = []  # (value, release, head, sequence, stamp, group)
+        self._heap: list[_Entry] = []
         self._sequence = 0
         self._edges: list[tuple[float, int, int, _Owner]] = []  # (when a pause is that old, sequence, bucket, owner)
         self._front = 0.0  # the rate of the group that was last evicted from
@@ -195,15 +197,15 @@ class ReturnIndex:
             *_, stamp, group = heapq.heappop(self._heap)
             if stamp != group.stamp:
                 continue
-            if tightened < MOVES and self._tighten(group, now):
-                tightened += 1
-                continue
-            self._front = group.rate
             count = min(self._run, need - len(chosen), len(group.blocks))
             if self.guard.resting:
                 run = group.blocks[:count]
                 del group.blocks[:count]
             else:
+                if tightened < MOVES and self._tighten(group, now):
+                    tightened += 1
+                    continue
+                self._front = group.rate
                 run = group.blocks[: -count - 1 : -1]
                 del group.blocks[-count:]
             for block in run:
@@ -226,13 +228,15 @@ class ReturnIndex:
         if not group.blocks:
             self._groups.pop(group.name, None)
             return
-        self._sequence += 1
-        block = group.blocks[0 if self.guard.resting else -1]  # the next one to go
-        entry = (self._value(group, block), block.release, block.index, self._sequence, group.stamp, group)
-        heapq.heappush(self._heap, entry)
+        heapq.heappush(self._heap, self._entry(group))
         if len(self._heap) > 4 * len(self._groups) + 64:
             self._heap = [entry for entry in self._heap if entry[-2] == entry[-1].stamp]
             heapq.heapify(self._heap)
+
+    def _entry(self, group: _Group) -> _Entry:
+        self._sequence += 1
+        block = group.blocks[0 if self.guard.resting else -1]  # the next one to go
+        return self._value(group, block), block.release, block.index, self._sequence, group.stamp, group
 
     def _value(self, group: _Group, first: Block) -> float:
         if self.guard.resting:
@@ -342,8 +346,9 @@ class ReturnIndex:
     # Events
 
     def observe(self, event: Event, now: float) -> None:
-        if self.guard.observe(event):
-            self._refile(now)
+        if self.guard.observe(event):  # another order, by the rates as they are
+            self._heap = [self._entry(group) for group in self._groups.values()]
+            heapq.heapify(self._heap)
         match event:
             case ContextChanged(context, gone):
                 owner = self._owners.get(context) or self._owners.setdefault(context, _Owner(context))
