@@ -25,10 +25,10 @@ from agentcache.policy.survival import BUCKETS, EDGES, Survival, bucket
 _DUE_S = 1.0
 """How soon a queued turn is taken to start: its blocks are about to be used."""
 
-AT_ONCE = 16
+AT_ONCE = 8
 """Contexts that are rated anew in one call because curves have changed: there may be thousands, and a step waits."""
 
-MOVES = 48
+MOVES = 24
 """Places that are worked out anew in one call because contexts have grown older, and as many at the front."""
 
 _AHEAD = 8
@@ -319,7 +319,7 @@ class ReturnIndex:
             _, sequence, age, owner = heapq.heappop(self._edges)
             if owner.sequence == sequence:
                 rate = owner.rate
-                self._grow_older(owner, age)
+                self._grow_older(owner, max(age, bucket(now - owner.since)))
                 if owner.rate != rate:
                     self._reweigh(owner, now)
 

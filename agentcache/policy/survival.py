@@ -14,6 +14,7 @@ import math
 from bisect import bisect_right
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 from typing import Any
 
@@ -91,6 +92,23 @@ class Curve:
         """P(return within the window, given none up to this age)."""
         alive = self.alive(age_s)
         return 1 - self.alive(age_s + window_s) / alive if alive > 0 else 0.0
+
+    def release_age_s(self, window_s: float, theta: float) -> float:
+        """The first edge from which on P(return within the window) is below `theta` at each; 0 if it always is."""
+        alive = self._alive
+        for j, end, share in reversed(_windows(window_s)):
+            if (start := alive[j]) > 0:
+                then = alive[end] * math.pow(max(alive[end + 1], 1e-300) / alive[end], share) if alive[end] > 0 else 0.0
+                if 1 - then / start >= theta:
+                    return EDGES[j + 1]
+        return 0.0
+
+
+@lru_cache(64)
+def _windows(window_s: float) -> tuple[tuple[int, int, float], ...]:
+    """For each edge, in which bucket a window ends that begins there, and at what share of that."""
+    ends = [(j, age_s + window_s, bucket(age_s + window_s)) for j, age_s in enumerate(EDGES[:-1])]
+    return tuple((j, end, min((age_s - EDGES[end]) / (EDGES[end + 1] - EDGES[end]), 1.0)) for j, age_s, end in ends)
 
 
 class Survival:
@@ -243,9 +261,7 @@ class Survival:
         row = self._class(context)
         found = self._release_ages.get((row, window_s, theta))
         if found is None:
-            curve = self._curve(row)
-            ages = [age for age in EDGES[:-1] if curve.p_return(age, window_s) >= theta]
-            found = EDGES[EDGES.index(ages[-1]) + 1] if ages else 0.0
+            found = self._curve(row).release_age_s(window_s, theta)
             self._release_ages[(row, window_s, theta)] = found
         return found
 

@@ -16,7 +16,7 @@ from agentcache.residency.footprints import Footprint
 from agentcache.residency.prefix import Prefix
 from agentcache.residency.resident_shares import ResidentShares
 
-AT_ONCE = 16
+AT_ONCE = 8
 """Jobs that are looked at in one step because curves have changed: there may be thousands."""
 
 HoldEnd = str

@@ -150,6 +150,15 @@ def test_the_release_age_is_where_a_return_becomes_unlikely() -> None:
     assert survival.p_return(context, age_s + 1, 60.0) < 0.2 <= survival.p_return(context, age_s / 2, 60.0)
 
 
+@given(st.lists(st.floats(0, 1), min_size=BUCKETS, max_size=BUCKETS), st.floats(0.1, 3600), st.floats(0.01, 0.99))
+def test_the_release_age_is_the_end_of_the_last_bucket_with_likely_returns(
+    hazard: list[float], window_s: float, theta: float
+) -> None:
+    curve = Curve(hazard)
+    likely = [j for j, age_s in enumerate(EDGES[:-1]) if curve.p_return(age_s, window_s) >= theta]
+    assert curve.release_age_s(window_s, theta) == (EDGES[likely[-1] + 1] if likely else 0.0)
+
+
 @given(st.lists(st.tuples(st.sampled_from("prlex"), st.integers(0, 9), st.floats(0, 100)), max_size=60))
 def test_any_order_of_events_is_taken(events: list[tuple[str, int, float]]) -> None:
     survival, now = Survival(), 0.0
