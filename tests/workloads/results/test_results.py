@@ -8,7 +8,8 @@ import pytest
 
 from agentcache.errors import ConfigError, InputError
 from agentcache_workloads.results import run
-from agentcache_workloads.results.cells import Cell, cells, code_hash
+from agentcache_workloads.results.cells import Cell, cells
+from agentcache_workloads.results.code import code_hash
 from agentcache_workloads.results.columns import column
 from agentcache_workloads.results.config import Figure, Workload, load_figure
 from agentcache_workloads.results.measure import measure

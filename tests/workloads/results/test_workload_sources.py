@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from agentcache_workloads.generators.bfcl import Bfcl
-from agentcache_workloads.results.cells import cells, code_hash, trace_hash
+from agentcache_workloads.results.cells import cells, trace_hash
 from agentcache_workloads.results.config import Workload, load_figure
 from agentcache_workloads.results.workload import jobs_of
 
@@ -54,8 +54,3 @@ def test_the_figures_of_continuum_name_every_baseline_with_and_without_order(nam
         ("return-index", "working-set"),
         ("continuum+asymcache", "program-fcfs+retained"),
     } <= (listed)
-
-
-def test_a_layer_from_another_package_is_code_of_its_rows() -> None:
-    assert code_hash("vllm-lru") == code_hash("ttl:tau_s=3+asymcache") == code_hash()
-    assert code_hash("continuum+lru") == code_hash("continuum:k=5+asymcache") != code_hash()

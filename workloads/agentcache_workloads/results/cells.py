@@ -1,25 +1,18 @@
 """The cells of a figure: every combination of its matrix, and the hash under which a cell's row is kept."""
 
-import ast
 import json
 from collections.abc import Iterator
 from functools import cache
 from hashlib import sha256
-from importlib.metadata import entry_points
-from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 
 import msgspec
 
-from agentcache.policy import GROUP
 from agentcache_workloads.results.config import Figure, Workload, changed
 
 STOCK = "vllm-lru"
 STOCK_ADMISSION = "fcfs"
-CODE = ("agentcache.model", "agentcache.cost", "agentcache.policy", "agentcache.residency", "agentcache.sim")
-"""The packages whose code decides what a row says."""
-
 
 _LATER = ("bfcl", "pause_s", "jobs")
 """Fields of a workload that are younger than published rows: unused, they leave the keys of those as they are."""
@@ -100,34 +93,3 @@ def trace_hash(name: str) -> str:
     """SHA-256 of a trace file; empty for one that does not exist, which the run will report."""
     path = trace_path(name)
     return sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
-
-
-@cache
-def code_hash(policy: str = "") -> str:
-    """A hash of the sources of `CODE`, and of a policy's own where it comes from another package."""
-    digest = sha256()
-    for package in CODE:
-        spec = find_spec(package)
-        assert spec and spec.submodule_search_locations
-        for path in sorted(Path(spec.submodule_search_locations[0]).rglob("*")):
-            if path.suffix in (".py", ".json"):
-                digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    names = {part.partition(":")[0] for part in policy.split("+")}
-    for point in sorted(entry_points(group=GROUP)):
-        if point.name in names and not point.module.startswith(CODE):
-            for path in sorted(_sources(point.module, set())):
-                digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
-def _sources(module: str, known: set[Path]) -> set[Path]:
-    """The file of a module, and those of its package that it imports."""
-    spec = find_spec(module)
-    if spec is None or spec.origin is None or (path := Path(spec.origin)) in known:
-        return known
-    known.add(path)
-    package = module.partition(".")[0]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{package}."):
-            _sources(node.module or "", known)
-    return known

@@ -13,7 +13,8 @@ from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from agentcache.errors import ConfigError
-from agentcache_workloads.results.cells import cells, code_hash
+from agentcache_workloads.results.cells import cells
+from agentcache_workloads.results.code import code_hash
 from agentcache_workloads.results.columns import column
 from agentcache_workloads.results.config import Figure, changed, load_figure
 from agentcache_workloads.results.page import figure_section, page

@@ -4,7 +4,8 @@ import shlex
 from collections.abc import Iterable, Sequence
 from statistics import median
 
-from agentcache_workloads.results.cells import STOCK, cells, code_hash
+from agentcache_workloads.results.cells import STOCK, cells
+from agentcache_workloads.results.code import code_hash, standing
 from agentcache_workloads.results.columns import Column, column
 from agentcache_workloads.results.compare import ORACLE, PLACE, Comparison, Place, Verdict
 from agentcache_workloads.results.config import Figure
@@ -167,7 +168,7 @@ def _origin(rows: Sequence[Row], code: str) -> str:
     commits = ", ".join(sorted({_commit(row.get("commit") or "unknown") for row in rows}))
     seconds = sum(float(row["cpu_s"]) for row in rows if row.get("cpu_s"))
     # A policy from another package has its own code beside ours.
-    old = sum(row.get("code") not in (code, code_hash(row.get("policy", ""))) for row in rows)
+    old = sum(row.get("code") not in standing(code) | standing(code_hash(row.get("policy", ""))) for row in rows)
     note = f" {old} rows were made by other code than this page." if old else ""
     return (
         f"Commit {commits}; {all_of('cpu_model')}, {all_of('cores')} cores; {all_of('date')}; "

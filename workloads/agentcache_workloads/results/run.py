@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from agentcache_workloads.replay.provenance import commit, describe_host
-from agentcache_workloads.results.cells import Cell, cells, code_hash
+from agentcache_workloads.results.cells import Cell, cells
+from agentcache_workloads.results.code import code_hash, standing
 from agentcache_workloads.results.config import Figure
 from agentcache_workloads.results.measure import Measured, measure, missing
 from agentcache_workloads.results.rows import Row, as_row, load_rows, save_rows
@@ -38,9 +39,9 @@ def run_figure(
 ) -> Done:
     """Bring the rows in `path` up to date with the figure.
 
-    A row is kept when its cell is still in the figure and the code that made it is this code (`any_code`: whatever
-    made it). Rows of other cells are dropped. `advance(done, total)` is told of progress. Every few seconds, and on
-    the way out however it is left, what is done is saved.
+    A row is kept when its cell is still in the figure and the code that made it is this code, or was shown to make
+    equal rows (`any_code`: whatever made it). Rows of other cells are dropped. `advance(done, total)` is told of
+    progress. Every few seconds, and on the way out however it is left, what is done is saved.
     """
     wanted = {cell.key: cell for cell in cells(figure)}
     reasons = {key: reason for key, cell in wanted.items() if (reason := missing(cell))}
@@ -50,7 +51,7 @@ def run_figure(
     rows = {
         row["key"]: row
         for row in load_rows(path)
-        if row.get("key") in wanted and (any_code or row.get("code") == code_hash(wanted[row["key"]].policy))
+        if row.get("key") in wanted and (any_code or row.get("code") in standing(code_hash(wanted[row["key"]].policy)))
     }
     kept = len(rows)
     todo = [cell for key, cell in wanted.items() if key not in rows and key not in reasons]
