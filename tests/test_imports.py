@@ -39,6 +39,37 @@ PACKAGES = {
 }
 """The outer packages: import name -> room and folder."""
 
+WINGS: dict[str, tuple[set[str], ...]] = {
+    "agentcache.policy": (
+        {"survival", "pauses", "chunking"},
+        {"base"},
+        {"guard", "layer"},
+        {"return_index", "ttl", "published", "admission"},
+    ),
+    "agentcache.vllm_plugin": (
+        {"compat"},
+        {"accounts", "overrides"},
+        {"config", "spare"},
+        {"refusals"},
+        {"host"},
+        {"blocks", "link"},
+        {"steps"},
+        {"scheduler", "launch"},
+        {"rows"},
+        {"cpu_worker", "gpu_worker", "lab"},
+    ),
+    "agentcache.service": (
+        {"config", "ports", "directory"},
+        {"actor", "routing"},
+        {"replicas", "router", "autoscaling"},
+        {"front"},
+        {"app"},
+        {"local"},
+    ),
+    "agentcache_workloads.replay": ({"spec"}, {"jobs"}, {"accounts", "hints"}, {"engines"}, {"commands"}),
+}
+"""The wings of the large rooms, floor by floor: each imports from the floors before its own alone."""
+
 STDLIB_ONLY = {"errors", "model"}
 THIRD_PARTY = {
     "cost": {"numpy", "scipy", "msgspec"},
@@ -127,6 +158,51 @@ def test_directions(room: str, path: Path) -> None:
     assert [fault for found in imports(room, name, path.read_text()) for fault in faults(found)] == []
 
 
+def folder_of(package: str) -> Path:
+    """Where a package of ours lies."""
+    first, *rest = package.split(".")
+    return ROOT.joinpath(PACKAGES[first][1] if first in PACKAGES else "", first, *rest)
+
+
+def wing(room: str, module: str) -> str | None:
+    """The wing of a module by its full name; None if it is not in that room, or the room itself."""
+    inside = module.removeprefix(f"{room}.")
+    return inside.partition(".")[0] if inside != module else None
+
+
+def arrows(room: str) -> Iterator[tuple[str, str, str]]:
+    """Who imports what in a large room, from wing to wing, and where."""
+    folder = folder_of(room)
+    for path in sorted(folder.rglob("*.py")):
+        if (own := path.relative_to(folder)).name == "__init__.py" and len(own.parts) == 1:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                modules = (
+                    [f"{node.module}.{alias.name}" for alias in node.names] if node.module == room else [node.module]
+                )
+            else:
+                modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for module in modules:
+                if target := wing(room, module or ""):
+                    yield own.parts[0].removesuffix(".py"), target, f"{path.relative_to(ROOT)}:{node.lineno}"
+
+
+@pytest.mark.parametrize("room", WINGS)
+def test_wings_import_downward(room: str) -> None:
+    floor = {name: number for number, names in enumerate(WINGS[room]) for name in names}
+    for source, target, where in arrows(room):
+        assert source in floor and target in floor, f"{where}: {source} or {target} is in no known wing of {room}"
+        assert source == target or floor[target] < floor[source], f"{where}: {source} imports {target}"
+
+
+@pytest.mark.parametrize("room", WINGS)
+def test_every_wing_is_found(room: str) -> None:
+    folder = folder_of(room)
+    names = {path.stem for path in folder.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert names - {"__init__"} == set().union(*WINGS[room])
+
+
 def test_every_room_is_found() -> None:
     assert {room for room, _ in sources()} == set(ALLOWED)
 
@@ -142,7 +218,7 @@ def test_every_room_is_found() -> None:
         ("sim", "from agentcache.vllm_plugin.host import Host"),
         ("vllm_plugin", "def late():\n    import agentcache.service.app"),
         ("workloads", "from agentcache.cli.main import main"),
-        ("cli", "import agentcache_workloads.replay.command"),
+        ("cli", "import agentcache_workloads.replay.commands.replay"),
         ("kernels", "from agentcache.errors import AgentCacheError"),
         ("vllm_plugin", "from vllm.v1.core.sched.scheduler import Scheduler"),
         ("vllm_plugin", "from vllm import config"),
@@ -174,7 +250,8 @@ def test_the_core_loads_nothing_heavy() -> None:
     light = ["agentcache", "agentcache.api", "agentcache.sim", "agentcache.cli.main", "agentcache.vllm_plugin"]
     for room in sorted(CORE):
         folder = ROOT / "agentcache" / room
-        light += [f"agentcache.{room}", *(f"agentcache.{room}.{path.stem}" for path in folder.glob("[!_]*.py"))]
+        files = [path.relative_to(ROOT).with_suffix("") for path in folder.rglob("*.py")]
+        light += [".".join(file.parts).removesuffix(".__init__") for file in files]
     code = f"import sys, {', '.join(light)}; print(*sorted(set(sys.modules) & set({HEAVY!r})))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

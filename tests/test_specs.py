@@ -8,7 +8,7 @@ import pytest
 
 from agentcache.cost import CostModel, CostProfile
 from agentcache.policy import make_policy, names
-from agentcache.policy.admission import BUILT, parse_admission
+from agentcache.policy.admission.names import BUILT, parse_admission
 from agentcache.residency import Residency
 from agentcache.sim.queueing import Call, Engine
 

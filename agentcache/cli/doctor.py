@@ -68,8 +68,8 @@ def _versions() -> dict[str, str | None]:
 
 def _model(model: str, flags: list[str]) -> str:
     """The model as vLLM takes it. Raises `InputError` or `ConfigError` for one, or for flags, that it will not take."""
-    from agentcache.vllm_plugin.models import served_model
-    from agentcache.vllm_plugin.serve import server_argv
+    from agentcache.vllm_plugin.launch.command_line import server_argv
+    from agentcache.vllm_plugin.launch.tiny_models import served_model
 
     name = served_model(model)
     server_argv(name, {}, flags)
@@ -90,7 +90,7 @@ def _judged(model: str, flags: list[str]) -> dict[str, Any]:
 
 def _child(*args: str) -> tuple[dict[str, Any] | None, str | None]:
     """Ask in a process of its own, which may do whatever it does: what it found, or its last words."""
-    command = [sys.executable, "-m", "agentcache.vllm_plugin.doctor", *args]
+    command = [sys.executable, "-m", "agentcache.vllm_plugin.lab.diagnosis", *args]
     try:
         child = subprocess.run(command, capture_output=True, text=True, timeout=START_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:

@@ -62,9 +62,9 @@ def profile(
             f"--max-batched-tokens is {max_batched_tokens}, expected a multiple of the block size {block_size}; "
             "nothing was started"
         )
-    from agentcache.vllm_plugin.cpu_env import prepare
-    from agentcache.vllm_plugin.models import model_dir
-    from agentcache.vllm_plugin.profiling.grid import phases
+    from agentcache.vllm_plugin.lab.profiling.grid import phases
+    from agentcache.vllm_plugin.launch.cpu_env import prepare
+    from agentcache.vllm_plugin.launch.tiny_models import model_dir
 
     folder = model_dir(model)
     limit, vocab_size = _limits(folder)
@@ -73,7 +73,7 @@ def profile(
     repeats = repeats or (FULL_REPEATS if full else REPEATS)
 
     prepare()
-    from agentcache.vllm_plugin.profiling.measure import Subject, described
+    from agentcache.vllm_plugin.lab.profiling.measure import Subject, described
 
     begun = time.perf_counter()
     with Progress(console=Console(stderr=True)) as progress:
@@ -85,7 +85,7 @@ def profile(
 
     found = fit(steps, described(subject))
     found.profile.save(out)
-    from agentcache.vllm_plugin.profiling.plot import residual_svg
+    from agentcache.vllm_plugin.lab.profiling.plot import residual_svg
 
     title = f"{found.profile.model} on {found.profile.device}: relative error of the fitted step times"
     out.with_suffix(".svg").write_text(residual_svg(found.points, title), encoding="utf-8")

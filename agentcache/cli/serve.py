@@ -22,8 +22,8 @@ def serve(
 ) -> None:
     """Start vLLM's OpenAI server with AgentCache on; every other flag goes to vLLM."""
     from agentcache.vllm_plugin.config import check_options, load_options
-    from agentcache.vllm_plugin.models import served_model
-    from agentcache.vllm_plugin.serve import SERVER, on_cpu, server_argv
+    from agentcache.vllm_plugin.launch.command_line import SERVER, on_cpu, server_argv
+    from agentcache.vllm_plugin.launch.tiny_models import served_model
 
     given: dict[str, Any] = {
         "policy": policy,
@@ -40,7 +40,7 @@ def serve(
         print(json.dumps({"argv": argv, "server": SERVER, "additional_config": config}, indent=1))
         return
     if on_cpu():
-        from agentcache.vllm_plugin.cpu_env import SERVER_ENV
+        from agentcache.vllm_plugin.launch.cpu_env import SERVER_ENV
 
         for name, value in SERVER_ENV.items():
             os.environ.setdefault(name, value)

@@ -27,10 +27,10 @@ def up(
 ) -> None:
     """Serve a model with several replicas on this machine until Ctrl-C; every other flag goes to vLLM."""
     from agentcache.service.config import load_config
-    from agentcache.service.tenants import Tenants
-    from agentcache.vllm_plugin.models import served_model
-    from agentcache.vllm_plugin.openai import OpenAIEngine
-    from agentcache.vllm_plugin.serve import on_cpu
+    from agentcache.service.front.tenants import Tenants
+    from agentcache.vllm_plugin.launch.command_line import on_cpu
+    from agentcache.vllm_plugin.launch.openai import OpenAIEngine
+    from agentcache.vllm_plugin.launch.tiny_models import served_model
 
     options = {key: value for key, value in (("policy", policy), ("admission", admission)) if value is not None}
     cpu = on_cpu()

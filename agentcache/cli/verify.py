@@ -16,7 +16,7 @@ from agentcache.cli.output import check_json_path, write_json
 from agentcache.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
-    from agentcache.vllm_plugin.verify.paths import Finding
+    from agentcache.vllm_plugin.lab.verify.paths import Finding
 
 SCHEMA = "agentcache-verify/1"
 MODEL, DTYPE, POLICY, MODE = "tiny-llama", "float32", "return-index", "fused"
@@ -110,14 +110,14 @@ Verdict = tuple[bool, dict[str, Any]]
 
 
 def _one_engine(model: str, dtype: str, policy: str, mode: str, attention: str, patterns: int, seed: int) -> Verdict:
-    from agentcache.vllm_plugin.cpu_env import interpret_triton, prepare
+    from agentcache.vllm_plugin.launch.cpu_env import interpret_triton, prepare
 
     prepare(threads=1)  # one thread adds numbers up in one order
     if attention == "triton":
         interpret_triton()
-    from agentcache.vllm_plugin.models import model_dir
-    from agentcache.vllm_plugin.verify.engine import Subject
-    from agentcache.vllm_plugin.verify.experiment import INTERPRETED, Effort, run
+    from agentcache.vllm_plugin.lab.verify.engine import Subject
+    from agentcache.vllm_plugin.lab.verify.experiment import INTERPRETED, Effort, run
+    from agentcache.vllm_plugin.launch.tiny_models import model_dir
 
     folder = model_dir(model)
     vocab_size = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))["vocab_size"]
@@ -151,10 +151,10 @@ def _refuse_given(flags: dict[str, object]) -> None:
 
 
 def _books(patterns: int, seed: int, wanted: dict[str, str | None]) -> Verdict:
-    from agentcache.vllm_plugin.cpu_env import prepare
+    from agentcache.vllm_plugin.launch.cpu_env import prepare
 
     prepare(threads=1)
-    from agentcache.vllm_plugin.model_check.check import check
+    from agentcache.vllm_plugin.lab.model_check.check import check
 
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("programs", total=patterns)
@@ -177,11 +177,11 @@ def _books(patterns: int, seed: int, wanted: dict[str, str | None]) -> Verdict:
 def _reproduce_books(path: Path) -> Verdict:
     import msgspec
 
-    from agentcache.vllm_plugin.cpu_env import prepare
+    from agentcache.vllm_plugin.launch.cpu_env import prepare
 
     prepare(threads=1)
-    from agentcache.vllm_plugin.model_check.check import why_wrong
-    from agentcache.vllm_plugin.model_check.programs import Program
+    from agentcache.vllm_plugin.lab.model_check.check import why_wrong
+    from agentcache.vllm_plugin.lab.model_check.programs import Program
 
     try:
         program = msgspec.json.decode(path.read_bytes(), type=Program)
@@ -194,10 +194,10 @@ def _reproduce_books(path: Path) -> Verdict:
 
 
 def _all_paths(model: str | None, wanted: dict[str, str | None], patterns: int, seed: int, jobs: int) -> Verdict:
-    from agentcache.vllm_plugin.models import model_dir
-    from agentcache.vllm_plugin.verify.outcome import total
-    from agentcache.vllm_plugin.verify.paths import drawn, not_walked, run
-    from agentcache.vllm_plugin.verify.settings import choose, spread
+    from agentcache.vllm_plugin.lab.verify.outcome import total
+    from agentcache.vllm_plugin.lab.verify.paths import drawn, not_walked, run
+    from agentcache.vllm_plugin.lab.verify.settings import choose, spread
+    from agentcache.vllm_plugin.launch.tiny_models import model_dir
 
     if model is not None:
         model_dir(model)  # it is there, or a sentence says so
@@ -289,8 +289,8 @@ def _rows(findings: Sequence["Finding"]) -> list[dict[str, Any]]:
 def _reproduce(path: Path) -> Verdict:
     import msgspec
 
-    from agentcache.vllm_plugin.verify.cases import Reproducer
-    from agentcache.vllm_plugin.verify.paths import reproduce
+    from agentcache.vllm_plugin.lab.verify.cases import Reproducer
+    from agentcache.vllm_plugin.lab.verify.paths import reproduce
 
     try:
         given = Reproducer.read(path.read_text(encoding="utf-8"))

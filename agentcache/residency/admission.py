@@ -7,9 +7,9 @@ from itertools import islice
 
 from agentcache.errors import CheckFailed
 from agentcache.model import Context, Decision, Hold, Join, Key, Standing, shared
-from agentcache.policy.growth import GrowthWindow
+from agentcache.policy.admission.growth import GrowthWindow
+from agentcache.policy.admission.working_set import Candidate, Choice, Excuse, WorkingSetConfig, choose
 from agentcache.policy.survival import Survival
-from agentcache.policy.working_set import Candidate, Choice, Excuse, WorkingSetConfig, choose
 from agentcache.residency.contexts import ContextBook
 from agentcache.residency.deadlines import Deadlines
 from agentcache.residency.footprints import Footprint

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from agentcache.errors import CheckFailed
 from agentcache.model import Standing
-from agentcache.policy.chains import Chain, CountedChains
-from agentcache.policy.growth import GrowthWindow
+from agentcache.policy.admission.chains import Chain, CountedChains
+from agentcache.policy.admission.growth import GrowthWindow
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from sortedcontainers import SortedList
 
 from agentcache.errors import CheckFailed
-from agentcache.policy.growth import GrowthWindow
-from agentcache.policy.working_set import Excuse
+from agentcache.policy.admission.growth import GrowthWindow
+from agentcache.policy.admission.working_set import Excuse
 from agentcache.residency.footprints import Footprint, Footprints
 
 Place = tuple[tuple[float, ...], str]

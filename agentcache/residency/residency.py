@@ -28,9 +28,9 @@ from agentcache.model import (
     TurnScheduled,
     spans,
 )
+from agentcache.policy.admission.working_set import WorkingSetConfig
 from agentcache.policy.base import FollowsSurvival, Policy, offer_all, touch_all
 from agentcache.policy.survival import Survival
-from agentcache.policy.working_set import WorkingSetConfig
 from agentcache.residency.admission import WorkingSetAdmission
 from agentcache.residency.contexts import ContextBook
 

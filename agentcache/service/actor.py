@@ -17,7 +17,7 @@ import ray
 
 from agentcache.api.messages import Action, Answer, Explanation, Report, Snapshot, decode, encode
 from agentcache.errors import CheckFailed
-from agentcache.service.directory import Directory, DirectoryConfig
+from agentcache.service.directory.directory import Directory, DirectoryConfig
 
 NAME = "agentcache.residency"
 NAMESPACE = "agentcache"

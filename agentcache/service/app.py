@@ -13,15 +13,15 @@ from ray import serve
 from ray.serve.config import RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 
-from agentcache.service.api import api
-from agentcache.service.call import Call, Head, Plan
 from agentcache.service.config import ServiceConfig
-from agentcache.service.ingress import Ingress
-from agentcache.service.place import Place
-from agentcache.service.remote import RemoteService
-from agentcache.service.replica import Replica
-from agentcache.service.tenants import Tenants
-from agentcache.service.wire import Wires
+from agentcache.service.front.http import api
+from agentcache.service.front.ingress import Ingress
+from agentcache.service.front.remote import RemoteService
+from agentcache.service.front.tenants import Tenants
+from agentcache.service.replicas.place import Place
+from agentcache.service.replicas.replica import Replica
+from agentcache.service.replicas.wire import Wires
+from agentcache.service.routing.call import Call, Head, Plan
 
 STATS_PERIOD_S = 1.0
 ONE_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"}

@@ -20,7 +20,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `residency`: options of the residency service (`DirectoryConfig`), `namespace`: Ray's, in which it is found.
     `listen`: host and port at which the ingress listens itself; None: Serve's proxy stands before it.
     `keep_alive_s`: how long it keeps an idle connection; agents pause for as long as their tools run.
-    `tenants_file`: JSON with each tenant's bearer tokens (`agentcache.service.tenants`); None: no tokens are asked for.
+    `tenants_file`: JSON with each tenant's bearer tokens (`service.front.tenants`); None: no tokens are asked for.
     `max_body_bytes`: of a request; `requests_per_s` and `burst`: of one tenant; None: no limit.
     `control_per_s`: control calls of one tenant. `engine`: `module:Class` of what a replica runs.
     """
@@ -44,7 +44,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     requests_per_s: float | None = None
     burst: int = 100
     control_per_s: float = 200.0
-    engine: str = "agentcache.vllm_plugin.openai:OpenAIEngine"
+    engine: str = "agentcache.vllm_plugin.launch.openai:OpenAIEngine"
 
 
 def load_config(args: Mapping[str, Any]) -> ServiceConfig:

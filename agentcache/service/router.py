@@ -4,9 +4,9 @@ from typing import Any
 
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
-from agentcache.service.call import Plan
-from agentcache.service.costs import Ledger, choose, elsewhere, rates
-from agentcache.service.guests import Guests
+from agentcache.service.routing.call import Plan
+from agentcache.service.routing.costs import Ledger, choose, elsewhere, rates
+from agentcache.service.routing.guests import Guests
 
 ROUTER = "agentcache.service.router:ResidencyRouter"
 

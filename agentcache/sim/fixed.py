@@ -12,7 +12,7 @@ from agentcache.errors import InputError
 from agentcache.model import Block, Key, Stop, TurnArrived, TurnFinished, TurnScheduled
 from agentcache.policy import make_policy
 from agentcache.policy.base import Foresees
-from agentcache.policy.belady import uses_of
+from agentcache.policy.published.belady import uses_of
 from agentcache.residency import Residency
 from agentcache.sim.pool import Pool
 

@@ -20,7 +20,7 @@ def register() -> None:
     global loaded_by_vllm
     loaded_by_vllm = True
     if any(_names_us(word) for word in sys.argv):
-        from agentcache.vllm_plugin import page
+        from agentcache.vllm_plugin.accounts import page
 
         page.show()
 

@@ -45,7 +45,7 @@ try:
 
     # Whoever imports this module has asked for AgentCache; a name that somebody else has taken stays theirs.
     if not AttentionBackendEnum.CUSTOM.is_overridden():
-        register_backend(AttentionBackendEnum.CUSTOM, "agentcache.vllm_plugin.attention.backend.SegmentBackend")
+        register_backend(AttentionBackendEnum.CUSTOM, "agentcache.vllm_plugin.rows.backend.SegmentBackend")
 except (ImportError, AttributeError) as error:
     if find_spec("vllm") is None:
         raise

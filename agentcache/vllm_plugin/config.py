@@ -8,10 +8,9 @@ from agentcache.api.messages import MAX_ID_BYTES
 from agentcache.cost import CostModel, CostProfile
 from agentcache.errors import ConfigError
 from agentcache.policy import make_online_policy
-from agentcache.policy.admission import parse_admission
+from agentcache.policy.admission.names import parse_admission
 from agentcache.policy.chunking import parse_chunking
-from agentcache.vllm_plugin.courier import parse_service
-from agentcache.vllm_plugin.lines import Lines
+from agentcache.vllm_plugin.accounts.lines import Lines
 
 
 class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -81,3 +80,15 @@ def check_options(options: EngineOptions, profile: CostProfile | None = None) ->
     if profile is None:
         profile = CostProfile.load(options.profile) if options.profile else CostProfile(c_lin=1.0, c_att=1.0)
     make_online_policy(options.policy, CostModel(profile, block_size=16), capacity_blocks=1)
+
+
+def parse_service(spec: str) -> tuple[str, str]:
+    """Split `auto`, `HOST:PORT`, `auto/NAMESPACE` or `HOST:PORT/NAMESPACE`. Raises `ConfigError`."""
+    address, slash, namespace = spec.partition("/")
+    host, colon, port = address.rpartition(":")
+    if (address != "auto" and not (host and colon and port.isdigit())) or (slash and not namespace):
+        raise ConfigError(
+            f"service is {spec!r}, expected auto or HOST:PORT of a Ray cluster, and /NAMESPACE if it is not the usual "
+            "one; not started"
+        )
+    return address, namespace or "agentcache"

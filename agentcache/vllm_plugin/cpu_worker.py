@@ -4,11 +4,11 @@ from typing import Any
 
 from agentcache.vllm_plugin import compat
 from agentcache.vllm_plugin.refusals import check_backends
-from agentcache.vllm_plugin.runners import SegmentedRunner, SegmentedRunnerV2
-from agentcache.vllm_plugin.worker import PlannedWorker
+from agentcache.vllm_plugin.rows.planned_worker import PlannedWorker
+from agentcache.vllm_plugin.rows.runners import SegmentedRunner, SegmentedRunnerV2
 
-STOCK = "agentcache.vllm_plugin.segments.SegmentedCPUBackend"
-TRITON = "agentcache.vllm_plugin.attention.backend.SegmentBackend"
+STOCK = "agentcache.vllm_plugin.rows.cpu_segments.SegmentedCPUBackend"
+TRITON = "agentcache.vllm_plugin.rows.backend.SegmentBackend"
 """The same kernels as on a GPU, for `--attention-backend CUSTOM`; they need Triton's interpreter here."""
 
 

@@ -4,8 +4,8 @@ from typing import Any
 
 from agentcache.vllm_plugin import compat
 from agentcache.vllm_plugin.refusals import check_backends
-from agentcache.vllm_plugin.runners import SegmentedRunner, SegmentedRunnerV2
-from agentcache.vllm_plugin.worker import PlannedWorker
+from agentcache.vllm_plugin.rows.planned_worker import PlannedWorker
+from agentcache.vllm_plugin.rows.runners import SegmentedRunner, SegmentedRunnerV2
 
 
 class AgentCacheGPUWorker(PlannedWorker, compat.GPUWorker):

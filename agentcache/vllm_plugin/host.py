@@ -19,11 +19,11 @@ from agentcache.model import (
     TurnPreempted,
 )
 from agentcache.residency import Residency
+from agentcache.vllm_plugin.accounts.hints import Hints, read_hints
+from agentcache.vllm_plugin.accounts.metrics import Meter
+from agentcache.vllm_plugin.accounts.page import Page
+from agentcache.vllm_plugin.accounts.receipts import Receipts
 from agentcache.vllm_plugin.compat import Request, RequestStatus
-from agentcache.vllm_plugin.hints import Hints, read_hints
-from agentcache.vllm_plugin.metrics import Meter
-from agentcache.vllm_plugin.page import Page
-from agentcache.vllm_plugin.receipts import Receipts
 from agentcache.vllm_plugin.refusals import stock_only
 from agentcache.vllm_plugin.spare import Spare
 

@@ -8,18 +8,18 @@ executor, parallelism and flags: so the engine's own configuration picks it, not
 from typing import Any
 
 from agentcache.errors import Unsupported
-from agentcache.vllm_plugin.attach import attach
+from agentcache.vllm_plugin.blocks.holes import SEGMENTS
+from agentcache.vllm_plugin.blocks.kv_manager import no_shortcut, shortcut
+from agentcache.vllm_plugin.blocks.withdrawn import withdraw
 from agentcache.vllm_plugin.compat import AsyncScheduler, Request, Scheduler, SchedulerOutput, VllmConfig, init_logger
 from agentcache.vllm_plugin.config import load_options
-from agentcache.vllm_plugin.holes import SEGMENTS
 from agentcache.vllm_plugin.host import Host
-from agentcache.vllm_plugin.kv_manager import no_shortcut, shortcut
-from agentcache.vllm_plugin.link import Link
+from agentcache.vllm_plugin.link.link import Link
 from agentcache.vllm_plugin.overrides import Joined
-from agentcache.vllm_plugin.pacing import Pacer
 from agentcache.vllm_plugin.refusals import refuse
-from agentcache.vllm_plugin.waiting import RankedQueue
-from agentcache.vllm_plugin.withdrawn import withdraw
+from agentcache.vllm_plugin.steps.attach import attach
+from agentcache.vllm_plugin.steps.pacing import Pacer
+from agentcache.vllm_plugin.steps.waiting import RankedQueue
 
 logger = init_logger(__name__)
 

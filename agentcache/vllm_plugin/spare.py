@@ -8,8 +8,8 @@ wrong tokens. What the core raises therefore passes through.
 from types import TracebackType
 from typing import Any
 
+from agentcache.vllm_plugin.accounts.metrics import Meter
 from agentcache.vllm_plugin.compat import init_logger
-from agentcache.vllm_plugin.metrics import Meter
 
 logger = init_logger(__name__)
 

@@ -20,8 +20,8 @@ from typing import Any
 
 from agentcache.model import Event, StepTimed
 from agentcache.policy.chunking import parse_chunking
-from agentcache.vllm_plugin.cpu_env import prepare
-from agentcache_workloads.replay.provenance import commit, describe_host
+from agentcache.vllm_plugin.launch.cpu_env import prepare
+from agentcache_workloads.replay.accounts.provenance import commit, describe_host
 
 MODEL, BLOCK, MAX_LEN, BUDGET = "demo-llama", 32, 4096, 2048
 PROMPTS = (256, 1024, 2048)
@@ -72,8 +72,8 @@ def start(profile: str) -> Any:
     prepare()
     from vllm import EngineArgs, LLMEngine
 
-    from agentcache.vllm_plugin.models import model_dir
-    from agentcache.vllm_plugin.serve import plugin_args
+    from agentcache.vllm_plugin.launch.command_line import plugin_args
+    from agentcache.vllm_plugin.launch.tiny_models import model_dir
 
     return LLMEngine.from_engine_args(
         EngineArgs(
@@ -182,7 +182,7 @@ def main() -> None:
     given = parser.parse_args()
 
     engine = start(str(Path(given.profile).resolve()))
-    from agentcache.vllm_plugin.inspect import EngineView
+    from agentcache.vllm_plugin.lab.look_inside import EngineView
 
     view, steps = EngineView(engine), []
 

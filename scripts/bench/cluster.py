@@ -21,9 +21,9 @@ from typing import Any
 
 from agentcache.cost import CostProfile
 from agentcache_workloads.cluster.drive import run_cluster
-from agentcache_workloads.replay.metrics import job_latency_s, spread, ttft_s
-from agentcache_workloads.replay.provenance import commit, describe_host
-from agentcache_workloads.replay.render import Renderer
+from agentcache_workloads.replay.accounts.metrics import job_latency_s, spread, ttft_s
+from agentcache_workloads.replay.accounts.provenance import commit, describe_host
+from agentcache_workloads.replay.jobs.render import Renderer
 from agentcache_workloads.results.config import Workload
 from agentcache_workloads.results.workload import jobs_of, mean_live_blocks, turns_of
 

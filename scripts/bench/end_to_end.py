@@ -38,8 +38,8 @@ from typing import Any
 import torch
 
 from agentcache.errors import EngineError
-from agentcache.vllm_plugin.cpu_env import CPU_ENV, interpret_triton, prepare
-from agentcache_workloads.replay.provenance import commit, describe_host
+from agentcache.vllm_plugin.launch.cpu_env import CPU_ENV, interpret_triton, prepare
+from agentcache_workloads.replay.accounts.provenance import commit, describe_host
 
 SIDES = ("stock", "agentcache")
 ROOT = Path(__file__).resolve().parents[2]
@@ -143,8 +143,8 @@ def start(setup: dict[str, Any], scale: Scale) -> Any:
     """The engine of one side. Only AgentCache's own flags differ; `python_only` changes both sides alike."""
     from vllm import EngineArgs, LLMEngine
 
-    from agentcache.vllm_plugin.models import model_dir
-    from agentcache.vllm_plugin.serve import plugin_args
+    from agentcache.vllm_plugin.launch.command_line import plugin_args
+    from agentcache.vllm_plugin.launch.tiny_models import model_dir
 
     gpu, ours = torch.cuda.is_available(), setup["side"] != "stock"
     args: dict[str, Any] = {}
@@ -214,7 +214,7 @@ def serve(setup: dict[str, Any]) -> None:
         os.environ["VLLM_PLUGINS"] = ""
     if setup["python_only"]:
         stub_compiled_modules()
-    from agentcache.vllm_plugin.inspect import EngineView
+    from agentcache.vllm_plugin.lab.look_inside import EngineView
 
     scale = Scale(**{**setup["scale"], "contexts": tuple(setup["scale"]["contexts"])})
     register_random_weights(scale.spread, setup["seed"])
@@ -264,7 +264,7 @@ class Returning:
     def _run(self, tokens: list[int]) -> dict[str, Any]:
         from vllm import SamplingParams
 
-        from agentcache.vllm_plugin.verify.compare import Answer
+        from agentcache.vllm_plugin.lab.verify.compare import Answer
 
         params = SamplingParams(temperature=0.0, max_tokens=ANSWER, ignore_eos=True, detokenize=False, logprobs=2)
         self.asked += 1
@@ -282,7 +282,7 @@ class Returning:
 
 
 def selection(scale: Scale) -> Any:
-    from agentcache_workloads.replay.plan import Selection
+    from agentcache_workloads.replay.spec import Selection
 
     return Selection(scale.jobs, scale.calls, scale.max_ctx, scale.max_pause_s)
 
@@ -314,12 +314,12 @@ def run_spec(setup: dict[str, Any], scale: Scale, vocab_size: int, max_len: int)
 
 def replay(engine: Any, view: Any, scale: Scale, setup: dict[str, Any], live_pool: float) -> dict[str, Any]:
     """All jobs in a closed loop; the greedy token of each position beside the forced one."""
-    from agentcache.vllm_plugin.verify.compare import Answer
+    from agentcache.vllm_plugin.lab.verify.compare import Answer
+    from agentcache_workloads.replay.accounts.metrics import run_object
+    from agentcache_workloads.replay.engines.vllm.worker import Run
     from agentcache_workloads.replay.hints import hints_of
-    from agentcache_workloads.replay.metrics import run_object
-    from agentcache_workloads.replay.plan import load_plan
+    from agentcache_workloads.replay.jobs.plan import load_plan
     from agentcache_workloads.replay.spec import CallRecord
-    from agentcache_workloads.replay.vllm_worker import Run
 
     chosen: dict[str, dict[str, Any]] = {}
 
@@ -411,7 +411,7 @@ class Engines:
 
 def compare(stock: dict[str, Any], ours: dict[str, Any], dtype: str, forced: bool) -> dict[str, Any]:
     """How many greedy tokens agree, as `agentcache verify` counts; `forced`: positions do not depend on each other."""
-    from agentcache.vllm_plugin.verify.compare import MARGINS, Answer, Tally
+    from agentcache.vllm_plugin.lab.verify.compare import MARGINS, Answer, Tally
 
     tally = Tally(MARGINS[dtype])
     assert stock.keys() == ours.keys(), "the sides did not answer the same turns"
@@ -473,9 +473,9 @@ def ttft_rows(scale: Scale, common: dict[str, Any], contexts: Sequence[int], rep
 
 
 def replay_rows(scale: Scale, common: dict[str, Any], ratios: Sequence[int]) -> Iterator[dict[str, Any]]:
-    from agentcache_workloads.replay.fixed_schedule import mean_live_tokens
-    from agentcache_workloads.replay.plan import load_plan
-    from agentcache_workloads.replay.render import Renderer
+    from agentcache_workloads.replay.engines.fixed_schedule import mean_live_tokens
+    from agentcache_workloads.replay.jobs.plan import load_plan
+    from agentcache_workloads.replay.jobs.render import Renderer
 
     plan = load_plan(TRACE, selection(scale))
     renderer = Renderer(plan.meta, scale.tokens_per_block, common["vocab_size"], common["seed"])

@@ -33,7 +33,7 @@ from agentcache.cost import CostProfile
 from agentcache.service.config import ServiceConfig
 from agentcache.service.local import running
 from agentcache.service.ports import free_port
-from agentcache_workloads.replay.provenance import commit, describe_host
+from agentcache_workloads.replay.accounts.provenance import commit, describe_host
 
 PIECE = b'data: {"id":"cmpl-0","object":"text_completion","choices":[{"index":0,"text":"' + 64 * b"x" + b'"}]}\n\n'
 PIECE_S = 0.0025  # about a step of the small model of the other benchmark

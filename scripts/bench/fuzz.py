@@ -20,7 +20,7 @@ from agentcache_workloads.readers.damage import damaged
 from agentcache_workloads.readers.formats import open_trace
 from agentcache_workloads.readers.records import LARGEST, Skips
 from agentcache_workloads.readers.trace import Session
-from agentcache_workloads.replay.provenance import commit, describe_host
+from agentcache_workloads.replay.accounts.provenance import commit, describe_host
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "tests/workloads/readers/samples"

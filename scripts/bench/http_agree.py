@@ -32,15 +32,15 @@ import httpx
 
 from agentcache_workloads.readers.trace import Call, Meta, Session
 from agentcache_workloads.readers.writer import write_trace
-from agentcache_workloads.replay.arrivals import arrival_times
-from agentcache_workloads.replay.http_engine import Drive
-from agentcache_workloads.replay.metrics import tpot_s, ttft_s
-from agentcache_workloads.replay.peers import Peer, Peers, started
-from agentcache_workloads.replay.prepare import Options, prepare
-from agentcache_workloads.replay.provenance import commit, describe_host
-from agentcache_workloads.replay.render import Renderer
-from agentcache_workloads.replay.server import Scrape, parse_metrics
-from agentcache_workloads.replay.simulate import shuffled
+from agentcache_workloads.replay.accounts.metrics import tpot_s, ttft_s
+from agentcache_workloads.replay.accounts.provenance import commit, describe_host
+from agentcache_workloads.replay.commands.peers import Peer, Peers, started
+from agentcache_workloads.replay.commands.prepare import Options, prepare
+from agentcache_workloads.replay.engines.http.engine import Drive
+from agentcache_workloads.replay.engines.http.server import Scrape, parse_metrics
+from agentcache_workloads.replay.engines.queueing import shuffled
+from agentcache_workloads.replay.jobs.arrivals import arrival_times
+from agentcache_workloads.replay.jobs.render import Renderer
 from agentcache_workloads.replay.spec import Remote
 
 BLOCK, OUTPUT = 16, 24

@@ -26,13 +26,12 @@ from typing import Any
 import numpy as np
 
 from agentcache_workloads.readers.trace import Call, Meta, Session
-from agentcache_workloads.replay.http_engine import Drive
-from agentcache_workloads.replay.jobs import Job, build_job
-from agentcache_workloads.replay.metrics import client_object
-from agentcache_workloads.replay.plan import Selection
-from agentcache_workloads.replay.provenance import commit, describe_host
-from agentcache_workloads.replay.render import Renderer
-from agentcache_workloads.replay.spec import Remote, RunResult, RunSpec
+from agentcache_workloads.replay.accounts.metrics import client_object
+from agentcache_workloads.replay.accounts.provenance import commit, describe_host
+from agentcache_workloads.replay.engines.http.engine import Drive
+from agentcache_workloads.replay.jobs.jobs import Job, build_job
+from agentcache_workloads.replay.jobs.render import Renderer
+from agentcache_workloads.replay.spec import Remote, RunResult, RunSpec, Selection
 
 BLOCK, TOKENS, TURNS = 64, 60, 3
 

@@ -22,8 +22,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from agentcache.vllm_plugin.cpu_env import prepare
-from agentcache_workloads.replay.provenance import commit, describe_host
+from agentcache.vllm_plugin.launch.cpu_env import prepare
+from agentcache_workloads.replay.accounts.provenance import commit, describe_host
 
 BLOCK, RUNNING, PROMPT, LONG = 16, 64, 512, 131_072
 STEPS = 256  # of a pair: sixteen blocks of each request
@@ -47,8 +47,8 @@ class Bare:
         from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
         from vllm.v1.structured_output import StructuredOutputManager
 
-        from agentcache.vllm_plugin.models import model_dir
-        from agentcache.vllm_plugin.serve import plugin_args
+        from agentcache.vllm_plugin.launch.command_line import plugin_args
+        from agentcache.vllm_plugin.launch.tiny_models import model_dir
 
         config = EngineArgs(
             model_dir("tiny-llama"),
@@ -205,8 +205,8 @@ def serve(ours: bool) -> None:
     prepare(threads=1)  # more would wait for each other wherever the machine has other work
     from vllm import EngineArgs, LLMEngine, SamplingParams
 
-    from agentcache.vllm_plugin.models import model_dir
-    from agentcache.vllm_plugin.serve import plugin_args
+    from agentcache.vllm_plugin.launch.command_line import plugin_args
+    from agentcache.vllm_plugin.launch.tiny_models import model_dir
 
     engine = LLMEngine.from_engine_args(
         EngineArgs(

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from agentcache_workloads.replay.provenance import commit, describe_host
+from agentcache_workloads.replay.accounts.provenance import commit, describe_host
 
 TRACE = "workloads/data/cc_weka.cut.jsonl.zst"
 HOST = {"--sessions": 30, "--max-calls": 12, "--max-ctx": 64000, "--slots": 14, "--tokens-per-block": 1}

@@ -26,14 +26,14 @@ from service import ENGINES, TENANTS, Fleet
 from starlette.requests import Request
 
 from agentcache.api.messages import Report, RetainJob, StartTool, decode, encode
-from agentcache.service.call import Call, Plan
 from agentcache.service.config import ServiceConfig
-from agentcache.service.directory import Directory, DirectoryConfig
-from agentcache.service.ingress import Ingress
+from agentcache.service.directory.directory import Directory, DirectoryConfig
+from agentcache.service.front.ingress import Ingress
+from agentcache.service.front.tenants import Tenants
+from agentcache.service.front.watch import CONTEXTS, learn
 from agentcache.service.router import ResidencyRouter
-from agentcache.service.tenants import Tenants
-from agentcache.service.watch import CONTEXTS, learn
-from agentcache_workloads.replay.provenance import commit, describe_host
+from agentcache.service.routing.call import Call, Plan
+from agentcache_workloads.replay.accounts.provenance import commit, describe_host
 
 BATCH, RATE, PART_S = 16, 5000.0, 0.5
 BUDGET_SHARE = 0.9

@@ -24,7 +24,7 @@ from agentcache.model import Block, Context, Standing, Stop, TurnArrived, TurnFi
 from agentcache.policy import make_policy
 from agentcache.policy.survival import Survival, bucket
 from agentcache.residency import Residency
-from agentcache_workloads.replay.provenance import commit, describe_host
+from agentcache_workloads.replay.accounts.provenance import commit, describe_host
 
 COST = CostModel(CostProfile(c_lin=3.33e-5, c_att=6.55e-10), 16)
 POLICIES = ("lru", "lru-holes", "arc", "pensieve", "asymcache", "return-index")

@@ -20,8 +20,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from agentcache.vllm_plugin.cpu_env import prepare
-from agentcache_workloads.replay.provenance import commit, describe_host
+from agentcache.vllm_plugin.launch.cpu_env import prepare
+from agentcache_workloads.replay.accounts.provenance import commit, describe_host
 
 MODEL, BLOCK, BUDGET = "demo-llama", 32, 2048
 CONTEXTS, SHARES, HOLES = (2048, 4096, 8192), (0.25, 0.5, 0.75), (1, 4, 16)
@@ -46,9 +46,9 @@ def serve(which: str) -> None:
     prepare(threads=1)  # more would wait for each other wherever the machine has other work
     from vllm import EngineArgs, LLMEngine, SamplingParams
 
-    from agentcache.vllm_plugin.inspect import EngineView
-    from agentcache.vllm_plugin.models import model_dir
-    from agentcache.vllm_plugin.serve import plugin_args
+    from agentcache.vllm_plugin.lab.look_inside import EngineView
+    from agentcache.vllm_plugin.launch.command_line import plugin_args
+    from agentcache.vllm_plugin.launch.tiny_models import model_dir
 
     engine = LLMEngine.from_engine_args(
         EngineArgs(

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from agentcache_workloads.readers.formats import open_trace
 from agentcache_workloads.readers.mooncake_writer import write_mooncake
-from agentcache_workloads.replay.provenance import commit, describe_host
+from agentcache_workloads.replay.accounts.provenance import commit, describe_host
 
 DATA = Path(__file__).parents[2] / "workloads/data"
 CC_WEKA, MOONCAKE = DATA / "cc_weka.public.jsonl.zst", DATA / "mooncake_conv.public.jsonl.zst"

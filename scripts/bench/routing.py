@@ -28,7 +28,7 @@ from typing import Any
 import httpx
 
 from agentcache.service.ports import free_port
-from agentcache_workloads.replay.provenance import commit, describe_host
+from agentcache_workloads.replay.accounts.provenance import commit, describe_host
 
 TRACE = "workloads/data/cc_weka.cut.jsonl.zst"
 MODEL = "tiny-llama"

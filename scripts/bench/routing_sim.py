@@ -18,11 +18,12 @@ from routing import ADMISSION, FLAGS, JOBS, POOL, TIME_SCALE, TRACE
 
 from agentcache.cost import CostProfile
 from agentcache_workloads.cluster.drive import run_cluster
-from agentcache_workloads.replay.metrics import job_latency_s, ttft_s
-from agentcache_workloads.replay.plan import Selection, load_plan
-from agentcache_workloads.replay.provenance import commit, describe_host
-from agentcache_workloads.replay.render import Renderer
-from agentcache_workloads.replay.simulate import shuffled
+from agentcache_workloads.replay.accounts.metrics import job_latency_s, ttft_s
+from agentcache_workloads.replay.accounts.provenance import commit, describe_host
+from agentcache_workloads.replay.engines.queueing import shuffled
+from agentcache_workloads.replay.jobs.plan import load_plan
+from agentcache_workloads.replay.jobs.render import Renderer
+from agentcache_workloads.replay.spec import Selection
 
 ROUTERS = ("residency", "residency-selfish", "residency-sticky", "session", "default")
 POOLS = (POOL, POOL // 4)

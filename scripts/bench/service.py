@@ -21,7 +21,7 @@ import ray
 
 from agentcache.api.messages import ContextState, Report, encode
 from agentcache.service.actor import ensure_service, stop_service
-from agentcache_workloads.replay.provenance import commit, describe_host
+from agentcache_workloads.replay.accounts.provenance import commit, describe_host
 
 ENGINES, TENANTS, NAMESPACE = 64, 16, "bench"
 FILL = 64

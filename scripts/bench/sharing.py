@@ -29,9 +29,9 @@ from agentcache.model import (
     TurnScheduled,
 )
 from agentcache.policy import make_policy
-from agentcache.policy.admission import parse_admission
+from agentcache.policy.admission.names import parse_admission
 from agentcache.residency import Residency
-from agentcache_workloads.replay.provenance import commit, describe_host
+from agentcache_workloads.replay.accounts.provenance import commit, describe_host
 
 SHARED, OWN = 4, 5
 TURNS_PER_S = 20

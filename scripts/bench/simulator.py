@@ -16,9 +16,9 @@ from pathlib import Path
 
 from agentcache.cost import CostModel, CostProfile
 from agentcache.sim.fixed import run_fixed
-from agentcache_workloads.replay.provenance import commit, describe_host
-from agentcache_workloads.replay.render import Renderer
-from agentcache_workloads.replay.simulate import simulate
+from agentcache_workloads.replay.accounts.provenance import commit, describe_host
+from agentcache_workloads.replay.engines.queueing import simulate
+from agentcache_workloads.replay.jobs.render import Renderer
 from agentcache_workloads.results.config import Workload
 from agentcache_workloads.results.workload import jobs_of, turns_of
 

@@ -26,8 +26,8 @@ import soak_service
 from soak_sizes import sizes
 
 from agentcache.api.messages import Report, RetainJob, decode, encode
-from agentcache.service.directory import Directory, DirectoryConfig
-from agentcache_workloads.replay.provenance import commit, describe_host
+from agentcache.service.directory.directory import Directory, DirectoryConfig
+from agentcache_workloads.replay.accounts.provenance import commit, describe_host
 
 UNNAMED = 64
 GROWTH = 1.05

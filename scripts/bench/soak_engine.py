@@ -14,18 +14,18 @@ from typing import Any
 from agentcache.cost import CostModel, CostProfile
 from agentcache.model import TurnScheduled
 from agentcache.policy import make_online_policy
-from agentcache.policy.admission import parse_admission
+from agentcache.policy.admission.names import parse_admission
 from agentcache.policy.chunking import parse_chunking
 from agentcache.residency import Residency
 from agentcache.vllm_plugin import compat
-from agentcache.vllm_plugin.block_pool import ResidencyBlockPool
+from agentcache.vllm_plugin.blocks.block_pool import ResidencyBlockPool
 from agentcache.vllm_plugin.compat import Request, RequestStatus
-from agentcache.vllm_plugin.courier import Carrier
-from agentcache.vllm_plugin.gauges import gauge
 from agentcache.vllm_plugin.host import Host
-from agentcache.vllm_plugin.leases import Leased
-from agentcache.vllm_plugin.link import Link
-from agentcache.vllm_plugin.pacing import Pacer
+from agentcache.vllm_plugin.link.courier import Carrier
+from agentcache.vllm_plugin.link.leases import Leased
+from agentcache.vllm_plugin.link.link import Link
+from agentcache.vllm_plugin.steps.gauges import gauge
+from agentcache.vllm_plugin.steps.pacing import Pacer
 
 BLOCK_SIZE = 16
 POOL, CONTEXTS, JOBS, RUNNING, WAITING = 160, 128, 16, 8, 12

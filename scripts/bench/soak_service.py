@@ -25,12 +25,12 @@ from agentcache.api.messages import (
     StartJob,
     StartTool,
 )
-from agentcache.service.call import Plan
-from agentcache.service.costs import Ledger, Rates, choose
-from agentcache.service.directory import Directory, DirectoryConfig
-from agentcache.service.homes import Homes
-from agentcache.service.lineage import Lineage
-from agentcache.service.tally import Tally
+from agentcache.service.directory.directory import Directory, DirectoryConfig
+from agentcache.service.replicas.counted_calls import Tally
+from agentcache.service.routing.call import Plan
+from agentcache.service.routing.conversations import Lineage
+from agentcache.service.routing.costs import Ledger, Rates, choose
+from agentcache.service.routing.homes import Homes
 
 ENGINES, OF_ENGINE, JOBS, TENANTS, BATCH = 6, 48, 64, 5, 8
 CONFIG = DirectoryConfig(

@@ -32,9 +32,9 @@ from agentcache.model import (
     TurnScheduled,
 )
 from agentcache.policy import make_policy
-from agentcache.policy.admission import parse_admission
+from agentcache.policy.admission.names import parse_admission
 from agentcache.residency import Residency
-from agentcache_workloads.replay.provenance import commit, describe_host
+from agentcache_workloads.replay.accounts.provenance import commit, describe_host
 
 COST = CostModel(CostProfile(c_lin=3.33e-5, c_att=6.55e-10), 16)
 CONTEXTS, TOOLS, HELD = 3000, 32, 1000

@@ -250,7 +250,7 @@ def modules() -> list[str]:
     """The plug-in's modules that an engine runs."""
     package = agentcache.vllm_plugin
     found = [info.name for info in pkgutil.walk_packages(package.__path__, package.__name__ + ".") if not info.ispkg]
-    return [name for name in found if ".verify." not in name and ".profiling." not in name]
+    return [name for name in found if ".lab." not in name]
 
 
 def tree_of_module(name: str) -> ast.Module:

@@ -24,14 +24,14 @@ from agentcache.errors import Unsupported
 from agentcache.policy import make_online_policy
 from agentcache.residency import Residency
 from agentcache.vllm_plugin import compat
-from agentcache.vllm_plugin.attach import attach
-from agentcache.vllm_plugin.block_pool import ResidencyBlockPool
+from agentcache.vllm_plugin.blocks.block_pool import ResidencyBlockPool
+from agentcache.vllm_plugin.blocks.kv_manager import HoleFillingManager
 from agentcache.vllm_plugin.config import load_options
 from agentcache.vllm_plugin.host import Host
-from agentcache.vllm_plugin.kv_manager import HoleFillingManager
-from agentcache.vllm_plugin.models import model_dir
+from agentcache.vllm_plugin.launch.tiny_models import model_dir
 from agentcache.vllm_plugin.refusals import Setup, refusal, refuse
 from agentcache.vllm_plugin.scheduler import AgentCacheAsyncScheduler, AgentCacheScheduler, ResidencyScheduling
+from agentcache.vllm_plugin.steps.attach import attach
 
 IN_PLACE = "in place"
 CACHING = "enable_prefix_caching"

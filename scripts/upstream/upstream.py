@@ -153,7 +153,7 @@ class Runner:
         return Pass(json.loads(outcomes.read_text()), [json.loads(line) for line in lines])
 
     def environment(self) -> dict[str, str]:
-        from agentcache.vllm_plugin.cpu_env import CPU_ENV
+        from agentcache.vllm_plugin.launch.cpu_env import CPU_ENV
 
         quiet = {name: value for name, value in CPU_ENV.items() if name != "VLLM_LOGGING_LEVEL"}  # tests read the log
         path = os.pathsep.join([str(self.folder / "site"), str(HERE)])

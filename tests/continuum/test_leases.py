@@ -23,7 +23,7 @@ from agentcache.model import (
     TurnScheduled,
 )
 from agentcache.policy import make_policy
-from agentcache.policy.admission import parse_admission
+from agentcache.policy.admission.names import parse_admission
 from agentcache.residency import Residency
 from agentcache_continuum.leases import Leases
 from agentcache_continuum.pauses import LONGEST_S

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentcache.vllm_plugin.serve import middlewares
+from agentcache.vllm_plugin.launch.command_line import middlewares
 from agentcache_continuum.fields import FIELDS
 from agentcache_continuum.middleware import ContinuumFields, rewrite
 

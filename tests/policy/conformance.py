@@ -29,7 +29,7 @@ from agentcache.policy import Policy, make_policy
 from agentcache.policy.base import FollowsPrices, FollowsSurvival, Foresees, Retains, offer_all, touch_all
 from agentcache.policy.survival import Survival
 from agentcache.residency.tree import OwnersTree
-from agentcache.vllm_plugin.leases import Leased
+from agentcache.vllm_plugin.link.leases import Leased
 
 COST = CostModel(CostProfile(c_lin=1e-4, c_att=1e-8), 16)
 BLOCKS = 24

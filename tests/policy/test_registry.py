@@ -8,8 +8,8 @@ from agentcache.cost import CostModel, CostProfile
 from agentcache.errors import ConfigError
 from agentcache.model import Context, ContextChanged, Standing
 from agentcache.policy import layers, make_online_policy, make_policy, names, parse_spec
-from agentcache.policy.asymcache import AsymCache
 from agentcache.policy.base import Retains
+from agentcache.policy.published.asymcache import AsymCache
 
 COST = CostModel(CostProfile(c_lin=1e-4, c_att=1e-9), 16)
 

@@ -8,7 +8,7 @@ import pytest
 from agentcache.cost import CostModel, CostProfile
 from agentcache.model import Block, TurnArrived
 from agentcache.policy import make_policy
-from agentcache.policy.belady import Belady, uses_of
+from agentcache.policy.published.belady import Belady, uses_of
 
 lc = pytest.importorskip("libcachesim", reason="libcachesim is not installed")
 

@@ -19,8 +19,8 @@ from agentcache.model import (
 )
 from agentcache.model import TurnScheduled as Scheduled
 from agentcache.policy import make_policy
-from agentcache.policy.admission import parse_admission
-from agentcache.policy.working_set import WorkingSetConfig
+from agentcache.policy.admission.names import parse_admission
+from agentcache.policy.admission.working_set import WorkingSetConfig
 from agentcache.residency import Residency
 from agentcache.residency.admission import WorkingSetAdmission
 

@@ -18,8 +18,8 @@ from agentcache.model import (
     TurnScheduled,
 )
 from agentcache.policy import make_policy
-from agentcache.policy.admission import parse_admission
-from agentcache.policy.working_set import WorkingSetConfig
+from agentcache.policy.admission.names import parse_admission
+from agentcache.policy.admission.working_set import WorkingSetConfig
 from agentcache.residency import Residency
 
 COST = CostModel(CostProfile(c_lin=1e-4, c_att=1e-9), 16)

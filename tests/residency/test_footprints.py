@@ -4,7 +4,7 @@ import pytest
 
 from agentcache.errors import CheckFailed
 from agentcache.model import Standing
-from agentcache.policy.growth import GrowthWindow
+from agentcache.policy.admission.growth import GrowthWindow
 from agentcache.residency.footprints import Footprint, Footprints
 
 

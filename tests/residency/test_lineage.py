@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from agentcache.model import Block, Context, Key, Standing, Stop, TurnAborted, TurnArrived, TurnFinished
-from agentcache.policy.lru import Lru
+from agentcache.policy.published.lru import Lru
 from agentcache.residency import Residency
 from tests.residency.test_contexts import COST, chain
 

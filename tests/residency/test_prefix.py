@@ -3,7 +3,7 @@
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from agentcache.policy.growth import GrowthWindow
+from agentcache.policy.admission.growth import GrowthWindow
 from agentcache.residency.footprints import Footprint
 from agentcache.residency.prefix import Prefix
 

@@ -16,9 +16,9 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
-from agentcache.service.asgi import Message, answer
-from agentcache.service.call import Call, Head, Plan
-from agentcache.service.wire import Out, listen
+from agentcache.service.replicas.asgi import Message, answer
+from agentcache.service.replicas.wire import Out, listen
+from agentcache.service.routing.call import Call, Head, Plan
 
 BLOCK = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "half "}}
 TEXT = {"type": "output_text", "text": "", "annotations": []}

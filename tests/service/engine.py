@@ -57,13 +57,13 @@ class Child:
 
 
 def main() -> None:
-    from agentcache.vllm_plugin.cpu_env import prepare
+    from agentcache.vllm_plugin.launch.cpu_env import prepare
 
     prepare(threads=1)
     from vllm import EngineArgs, LLMEngine, SamplingParams
 
-    from agentcache.vllm_plugin.inspect import EngineView
-    from agentcache.vllm_plugin.models import model_dir
+    from agentcache.vllm_plugin.lab.look_inside import EngineView
+    from agentcache.vllm_plugin.launch.tiny_models import model_dir
 
     engine = LLMEngine.from_engine_args(
         EngineArgs(

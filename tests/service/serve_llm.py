@@ -13,8 +13,8 @@ import httpx
 import ray
 from ray import serve
 
-from agentcache.vllm_plugin.models import model_dir
-from agentcache.vllm_plugin.serve import plugin_args
+from agentcache.vllm_plugin.launch.command_line import plugin_args
+from agentcache.vllm_plugin.launch.tiny_models import model_dir
 
 MODEL = "tiny-llama"
 SESSIONS = 8

@@ -11,13 +11,13 @@ from starlette.responses import JSONResponse, StreamingResponse
 from starlette.testclient import TestClient
 
 from agentcache.api.messages import Action, Answer, Explanation, Snapshot
-from agentcache.service.api import api
-from agentcache.service.asgi import Message, answer
-from agentcache.service.call import Call, Head, Plan
 from agentcache.service.config import ServiceConfig
-from agentcache.service.directory import Directory
-from agentcache.service.ingress import Ingress
-from agentcache.service.tenants import Tenants
+from agentcache.service.directory.directory import Directory
+from agentcache.service.front.http import api
+from agentcache.service.front.ingress import Ingress
+from agentcache.service.front.tenants import Tenants
+from agentcache.service.replicas.asgi import Message, answer
+from agentcache.service.routing.call import Call, Head, Plan
 
 
 async def echo(request: Request) -> Any:

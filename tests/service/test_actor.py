@@ -34,7 +34,7 @@ def namespace(cluster: str, request: pytest.FixtureRequest) -> Iterator[str]:
 def courier(cluster: str, namespace: str) -> Iterator[Callable[[bytes], bytes]]:
     """A courier to the service of the namespace: bytes in, an answer's body out."""
     child = subprocess.Popen(
-        [sys.executable, "-m", "agentcache.service.courier", cluster, namespace],
+        [sys.executable, "-m", "agentcache.service.replicas.ray_courier", cluster, namespace],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -145,7 +145,7 @@ def test_nothing_blocks_the_actors_event_loop() -> None:
 def test_a_courier_ends_with_its_engine(cluster: str, namespace: str) -> None:
     ensure_service({}, namespace)
     script = (
-        "import sys, time; from agentcache.vllm_plugin.courier import CourierProcess;"
+        "import sys, time; from agentcache.vllm_plugin.link.courier import CourierProcess;"
         f"carrier = CourierProcess({cluster!r}, {namespace!r}); carrier.carry(sys.stdin.buffer.read());"
         "print(carrier._process.pid, flush=True); time.sleep(600)"
     )

@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip("ray", reason="the router is Ray Serve's")
 
-from agentcache.service.call import Plan
 from agentcache.service.router import ResidencyRouter
+from agentcache.service.routing.call import Plan
 
 RATES = {"rates": (1.0, 0.0)}  # a second a token
 

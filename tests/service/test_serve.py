@@ -22,8 +22,8 @@ pytest.importorskip("ray", reason="the application is Ray Serve's")
 from agentcache.api import AgentCacheClient, SyncAgentCacheClient
 from agentcache.api.messages import Snapshot
 from agentcache.errors import AgentCacheError, InputError
-from agentcache.service.costs import affinity
-from agentcache.service.ingress import LOST
+from agentcache.service.front.ingress import LOST
+from agentcache.service.routing.costs import affinity
 from tests.service.started import START_S, App, bearer, lives, processes, started
 
 pytestmark = [pytest.mark.vllm, pytest.mark.ray]

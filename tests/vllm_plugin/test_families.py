@@ -36,7 +36,7 @@ def test_dbrx_which_this_transformers_does_not_build() -> None:
 @pytest.mark.parametrize("name", ["opt", "falcon", "bloom"])
 def test_an_engine_starts_and_says_what_stock_vllm_says(name: str, tmp_path: Path) -> None:
     pytest.importorskip("vllm", reason="the engine is vLLM's")
-    from agentcache.vllm_plugin.serve import plugin_args
+    from agentcache.vllm_plugin.launch.command_line import plugin_args
     from tests.vllm_plugin.scenario import run
 
     spec: dict[str, Any] = {"model": build(name, tmp_path / name), "batches": 5, "pool": 60}

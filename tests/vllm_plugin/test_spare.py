@@ -13,9 +13,9 @@ from agentcache.model import BlocksEvicted, JobFinished, TurnArrived
 from agentcache.policy import make_policy
 from agentcache.residency import Residency
 from agentcache.vllm_plugin import host as host_module
+from agentcache.vllm_plugin.accounts.metrics import Meter
 from agentcache.vllm_plugin.host import Host
-from agentcache.vllm_plugin.metrics import Meter
-from agentcache.vllm_plugin.model_check import programs, rig
+from agentcache.vllm_plugin.lab.model_check import programs, rig
 from agentcache.vllm_plugin.spare import Spare
 from tests.vllm_plugin.scenario import run, sabotage
 from tests.vllm_plugin.test_scheduler import ours

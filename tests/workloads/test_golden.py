@@ -9,8 +9,9 @@ import pytest
 
 from agentcache.cost import CostModel, CostProfile
 from agentcache.sim.fixed import FixedRun, run_fixed
-from agentcache_workloads.replay.plan import Selection, load_plan
-from agentcache_workloads.replay.recorded import recorded_turns
+from agentcache_workloads.replay.engines.recorded import recorded_turns
+from agentcache_workloads.replay.jobs.plan import load_plan
+from agentcache_workloads.replay.spec import Selection
 
 TRACE = Path(__file__).parents[2] / "workloads" / "data" / "cc_weka.cut.jsonl.zst"
 H20_LIKE = CostProfile(c_lin=1.80e-4, c_att=3.54e-9)

@@ -8,14 +8,15 @@ import pytest
 
 from agentcache.cost import CostModel, CostProfile
 from agentcache.errors import ConfigError
-from agentcache.service.costs import Rates, affinity
+from agentcache.service.routing.costs import Rates, affinity
 from agentcache.sim.queueing import Call, Engine
 from agentcache_workloads.cluster.drive import ClusterRun, run_cluster
 from agentcache_workloads.cluster.replica import Replica
 from agentcache_workloads.cluster.routers import Ask, make_router
-from agentcache_workloads.replay.plan import Plan, Selection, load_plan
-from agentcache_workloads.replay.render import Renderer
-from agentcache_workloads.replay.simulate import make_residency, simulate
+from agentcache_workloads.replay.engines.queueing import make_residency, simulate
+from agentcache_workloads.replay.jobs.plan import Plan, load_plan
+from agentcache_workloads.replay.jobs.render import Renderer
+from agentcache_workloads.replay.spec import Selection
 
 TRACE = Path(__file__).parents[3] / "workloads" / "data" / "cc_weka.tiny.jsonl"
 PROFILE = CostProfile.named("h20-like")

@@ -10,7 +10,7 @@ from agentcache_workloads.generators.registry import GENERATORS, generate
 from agentcache_workloads.readers.formats import open_trace
 from agentcache_workloads.readers.trace import Meta, Session
 from agentcache_workloads.readers.writer import write_trace
-from agentcache_workloads.replay.jobs import build_job
+from agentcache_workloads.replay.jobs.jobs import build_job
 
 SMALL = {
     "longctx": ["requests=20"],

@@ -18,7 +18,7 @@ from agentcache_workloads.readers.continuum_steps import read_step_events, read_
 from agentcache_workloads.readers.continuum_timestamps import read_timestamps
 from agentcache_workloads.readers.swe_smith import read_swe_smith, write_swe_smith
 from agentcache_workloads.readers.writer import write_trace
-from agentcache_workloads.replay.jobs import build_job
+from agentcache_workloads.replay.jobs.jobs import build_job
 
 
 def round_trip(tmp_path: Path, read: Any) -> list[Any]:

@@ -12,7 +12,8 @@ from agentcache_workloads.readers.mooncake import Mooncake
 from agentcache_workloads.readers.records import Skips
 from agentcache_workloads.readers.trace import Session
 from agentcache_workloads.readers.writer import write_trace
-from agentcache_workloads.replay.plan import Selection, load_plan
+from agentcache_workloads.replay.jobs.plan import load_plan
+from agentcache_workloads.replay.spec import Selection
 
 SAMPLES = Path(__file__).parent / "samples"
 BFCL = "bfcl/BFCL_v4_multi_turn_made.json"

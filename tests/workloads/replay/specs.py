@@ -4,8 +4,7 @@ from typing import Any
 
 from msgspec import structs
 
-from agentcache_workloads.replay.plan import Selection
-from agentcache_workloads.replay.spec import RunSpec
+from agentcache_workloads.replay.spec import RunSpec, Selection
 
 _SPEC = RunSpec(
     trace="t",

@@ -4,7 +4,7 @@ import pytest
 
 from agentcache_workloads.readers.trace import Parent, Session
 from agentcache_workloads.replay.hints import hints_of
-from agentcache_workloads.replay.jobs import Job, build_job
+from agentcache_workloads.replay.jobs.jobs import Job, build_job
 
 
 @pytest.fixture

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 
 from agentcache.cost import CostModel, CostProfile
 from agentcache.errors import CheckFailed
-from agentcache.service.costs import Rates
+from agentcache.service.routing.costs import Rates
 from agentcache.sim.queueing import Call, Engine, Running
 from agentcache_workloads.cluster.replica import Replica
 from agentcache_workloads.cluster.routers import Ask, Router, make_router
-from agentcache_workloads.replay.closed_loop import ClosedLoop
-from agentcache_workloads.replay.jobs import Job, Turn
-from agentcache_workloads.replay.keys import block_keys
-from agentcache_workloads.replay.render import Renderer
-from agentcache_workloads.replay.simulate import make_call, make_residency, record_of
+from agentcache_workloads.replay.engines.queueing import make_call, make_residency, record_of
+from agentcache_workloads.replay.jobs.closed_loop import ClosedLoop
+from agentcache_workloads.replay.jobs.jobs import Job, Turn
+from agentcache_workloads.replay.jobs.keys import block_keys
+from agentcache_workloads.replay.jobs.render import Renderer
 from agentcache_workloads.replay.spec import CallRecord, JobRecord
 
 

@@ -9,8 +9,8 @@ from itertools import cycle
 from typing import Protocol
 
 from agentcache.errors import ConfigError
-from agentcache.service.costs import Ledger, Rates, choose
-from agentcache.service.homes import Homes
+from agentcache.service.routing.costs import Ledger, Rates, choose
+from agentcache.service.routing.homes import Homes
 
 VIRTUAL_NODES = 100
 """Of each replica on the ring of hashes, as many as Serve's own router gives it."""

@@ -1,6 +1,6 @@
 """What a replayed request claims about its job, as an agent framework would."""
 
-from agentcache_workloads.replay.jobs import Job, Turn
+from agentcache_workloads.replay.jobs.jobs import Job, Turn
 
 ANY_TOOL = "tool"  # where the trace says that a tool was asked for, but not which
 

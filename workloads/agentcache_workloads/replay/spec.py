@@ -4,8 +4,6 @@ from typing import Any
 
 import msgspec
 
-from agentcache_workloads.replay.plan import Selection
-
 STOCK = "vllm-lru"
 """The row of stock vLLM, AgentCache switched off; every ratio is to it."""
 
@@ -15,6 +13,29 @@ KEY = "forced_output"
 
 IDLE_TOTAL = "agentcache_idle_retained_token_seconds_total"
 """A server's counter of token-seconds that were kept for paused contexts."""
+
+
+class Selection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which part of a trace is replayed.
+
+    `sessions`: jobs (None: all), the first in the SHA-256 order of the ids of those that keep a call. `max_calls`:
+    first calls of each job. `max_ctx`: prompt tokens of the trace; a job is cut before its first call above it.
+    `max_pause_s`: cap of recorded pauses, in trace seconds.
+
+    How the file is read: its format (`form`, None: by its look), tokens of a block where the format leaves that open
+    (`trace_block_size`), whether requests without a session are linked, and a model of the pauses that it does not
+    know, with its seed.
+    """
+
+    sessions: int | None = None
+    max_calls: int | None = None
+    max_ctx: int | None = None
+    max_pause_s: float = 600.0
+    form: str | None = None
+    trace_block_size: int | None = None
+    link: bool = False
+    pauses: str | None = None
+    pauses_seed: int = 1
 
 
 class Remote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -10,10 +10,10 @@ import msgspec
 from agentcache.cost import CostModel, CostProfile
 from agentcache.policy import names
 from agentcache.sim.fixed import run_fixed
-from agentcache_workloads.replay.arrivals import arrival_times
-from agentcache_workloads.replay.metrics import jain, job_latency_s, percentile, spread, ttft_s
-from agentcache_workloads.replay.render import Renderer
-from agentcache_workloads.replay.simulate import simulate
+from agentcache_workloads.replay.accounts.metrics import jain, job_latency_s, percentile, spread, ttft_s
+from agentcache_workloads.replay.engines.queueing import simulate
+from agentcache_workloads.replay.jobs.arrivals import arrival_times
+from agentcache_workloads.replay.jobs.render import Renderer
 from agentcache_workloads.replay.spec import RunResult
 from agentcache_workloads.results.cells import STOCK, Cell
 from agentcache_workloads.results.config import Workload

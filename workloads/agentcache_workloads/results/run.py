@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from agentcache_workloads.replay.provenance import commit, describe_host
+from agentcache_workloads.replay.accounts.provenance import commit, describe_host
 from agentcache_workloads.results.cells import Cell, cells
 from agentcache_workloads.results.code import code_hash, standing
 from agentcache_workloads.results.config import Figure

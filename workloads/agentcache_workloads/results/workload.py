@@ -14,10 +14,10 @@ from agentcache_workloads.generators.gamma import generate
 from agentcache_workloads.readers.agentkv import read_trace
 from agentcache_workloads.readers.text_blocks import BLOCK, as_blocks, recycled
 from agentcache_workloads.readers.trace import Meta, Session
-from agentcache_workloads.replay.arrivals import arrival_times
-from agentcache_workloads.replay.fixed_schedule import UNRECORDED_SERVICE_S
-from agentcache_workloads.replay.jobs import Job, build_job
-from agentcache_workloads.replay.recorded import recorded_turns
+from agentcache_workloads.replay.engines.fixed_schedule import UNRECORDED_SERVICE_S
+from agentcache_workloads.replay.engines.recorded import recorded_turns
+from agentcache_workloads.replay.jobs.arrivals import arrival_times
+from agentcache_workloads.replay.jobs.jobs import Job, build_job
 from agentcache_workloads.results.cells import trace_path
 from agentcache_workloads.results.config import Half, Workload
 

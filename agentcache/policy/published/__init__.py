@@ -1,0 +1,1 @@
+"""Policies of other systems, each from its published rule."""

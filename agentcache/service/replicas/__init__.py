@@ -1,0 +1,1 @@
+"""How a call reaches an engine and its answer comes back."""

@@ -1,0 +1,1 @@
+"""What an engine says of itself: claims it was told, receipts, metrics."""

@@ -1,5 +1,0 @@
-"""Run first in a spawned process, it has Triton kernels interpreted there: see `interpret_in_children`."""
-
-from agentcache.vllm_plugin.cpu_env import interpret_triton
-
-interpret_triton()

@@ -1,0 +1,116 @@
+"""A scheduler without an engine: vLLM's own classes, or ours over them, built from a configuration alone."""
+
+import copy
+import random
+from functools import cache
+from typing import Any
+
+from agentcache.vllm_plugin import compat
+from agentcache.vllm_plugin.lab.model_check.device import Group
+from agentcache.vllm_plugin.lab.model_check.programs import BLOCK_SIZE, World
+from agentcache.vllm_plugin.launch.tiny_models import model_dir
+
+MAX_LEN = 64
+
+
+@cache
+def _configured() -> tuple[Any, Any]:
+    """What is dear to build: a configuration of vLLM's, and its manager of structured outputs, which nobody uses."""
+    compat.init_none_hash(compat.sha256)
+    config = compat.EngineArgs(
+        model_dir("tiny-llama"),
+        skip_tokenizer_init=True,
+        dtype="float32",
+        max_model_len=MAX_LEN,
+        max_num_seqs=6,
+        max_num_batched_tokens=MAX_LEN,
+        enforce_eager=True,
+    ).create_engine_config()
+    return config, compat.StructuredOutputManager(config)
+
+
+def groups(world: World) -> list[Group]:
+    return [Group(BLOCK_SIZE), *(Group(BLOCK_SIZE, window) for window in world.windows)]
+
+
+def build(world: World) -> Any:
+    """A scheduler for a world; one without requests, whatever was built before."""
+    from agentcache.vllm_plugin.scheduler import AgentCacheAsyncScheduler, AgentCacheScheduler
+
+    template, structured = _configured()
+    config = copy.copy(template)
+    for part in ("scheduler_config", "cache_config", "parallel_config"):
+        setattr(config, part, copy.copy(getattr(template, part)))
+    config.cache_config.block_size = BLOCK_SIZE
+    config.cache_config.num_gpu_blocks = world.pool + 1  # one is vLLM's null block
+    config.scheduler_config.policy = world.order
+    config.scheduler_config.async_scheduling = world.asynchronous
+    config.scheduler_config.scheduler_reserve_full_isl = world.whole
+    config.parallel_config.worker_cls = "agentcache.vllm_plugin.cpu_worker.AgentCacheCPUWorker"
+    options = {
+        "policy": world.policy,
+        "admission": world.admission,
+        "mode": world.mode,
+        "max_segments": world.segments,
+    }
+    config.additional_config = {"agentcache": options}
+    if world.stock:
+        stock = compat.AsyncScheduler if world.asynchronous else compat.Scheduler
+    else:
+        stock = AgentCacheAsyncScheduler if world.asynchronous else AgentCacheScheduler
+    scheduler = stock(
+        vllm_config=config,
+        kv_cache_config=compat.KVCacheConfig(world.pool + 1, [], _specs(world)),
+        structured_output_manager=structured,
+        block_size=BLOCK_SIZE,
+        hash_block_size=BLOCK_SIZE,
+        log_stats=False,
+    )
+    if host := getattr(scheduler, "agentcache", None):
+        host._clock = _Clock()
+    return scheduler
+
+
+class _Clock:
+    """Half a second passes whenever somebody looks: the same in every run."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+
+    def __call__(self) -> float:
+        self._now += 0.5
+        return self._now
+
+
+def _specs(world: World) -> list[Any]:
+    shape = {"block_size": BLOCK_SIZE, "num_kv_heads": 1, "head_size": 8, "dtype": _configured()[0].model_config.dtype}
+    full = compat.KVCacheGroupSpec(["full"], compat.FullAttentionSpec(**shape))
+    windows = [
+        compat.KVCacheGroupSpec([f"window {number}"], compat.SlidingWindowSpec(**shape, sliding_window=window))
+        for number, window in enumerate(world.windows)
+    ]
+    return [full, *windows]
+
+
+def request(name: str, prompt: list[int], answer: int, salt: str | None, urgency: int, job: str | None) -> Any:
+    return compat.Request(
+        name,
+        prompt,
+        compat.SamplingParams(max_tokens=answer, ignore_eos=True, extra_args={"job_id": job} if job else None),
+        None,
+        arrival_time=float(int(name)),
+        cache_salt=salt,
+        priority=urgency,
+        block_hasher=compat.get_request_block_hasher(BLOCK_SIZE, compat.sha256),
+    )
+
+
+@cache
+def contexts(count: int) -> list[list[int]]:
+    """Three streams, two of which begin alike; each context is a beginning of one, as turns of one agent are."""
+    rng = random.Random(1)
+    begin = [rng.randrange(3, 500) for _ in range(2 * BLOCK_SIZE + 1)]
+    streams = [[rng.randrange(3, 500) for _ in range(MAX_LEN)] for _ in range(3)]
+    streams[0], streams[1] = begin + streams[0], begin + streams[1]
+    lengths = (3, 8, 13, 16, 19, 21, 22, 24, 26)
+    return [streams[number % 3][: lengths[number % len(lengths)]] for number in range(count)]

@@ -1,0 +1,140 @@
+"""The device that keeps books: what a worker would write and read, step by step, without computing anything."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agentcache.vllm_plugin.blocks.holes import SEGMENTS, Run
+from agentcache.vllm_plugin.compat import ModelRunnerOutput
+from agentcache.vllm_plugin.lab.model_check.text import Text
+
+NOTHING = 0
+"""What a slot holds that nobody has written since its block was handed out."""
+
+
+class Wrong(Exception):
+    """The scheduler would have had a real device compute from the wrong K/V, or break another promise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A KV group: layers that share a block table. `window`: how many tokens back they see; None: all."""
+
+    block_size: int
+    window: int | None = None
+
+
+@dataclass(slots=True)
+class _Row:
+    """A request in the worker's persistent batch: its tables by group, and how many of its tokens exist so far."""
+
+    text: Text
+    tables: list[list[int]]
+    known: int
+
+
+class Device:
+    """Carries out scheduler outputs in their order, as a stream does; whether before or after is the caller's affair.
+
+    `texts` are the requests' by id. A step writes the K/V of all its tokens before any of them is read, layer by layer.
+    """
+
+    def __init__(self, blocks: int, groups: Sequence[Group], texts: Mapping[str, Text]) -> None:
+        self.groups = groups
+        self._texts = texts
+        self._rows: dict[str, _Row] = {}
+        most = max(group.block_size for group in groups)
+        self._slots = [[NOTHING] * most for _ in range(blocks)]
+
+    def hand_out(self, block_ids: Iterable[int]) -> None:
+        """These blocks get a new owner: nothing in them is worth anything."""
+        for block_id in block_ids:
+            self._slots[block_id] = [NOTHING] * len(self._slots[block_id])
+
+    def holds(self, block_id: int, prefixes: Sequence[int]) -> bool:
+        """Whether a block holds the K/V of exactly these prefixes, from its first slot on."""
+        return self._slots[block_id][: len(prefixes)] == list(prefixes)
+
+    def execute(self, output: Any) -> tuple[ModelRunnerOutput, dict[int, set[str]]]:
+        """Carry a step out: its sampled tokens, and who wrote to which block. Raises `Wrong`."""
+        self._update(output)
+        starts = {new.req_id: new.num_computed_tokens for new in output.scheduled_new_reqs}
+        cached = output.scheduled_cached_reqs
+        starts |= dict(zip(cached.req_ids, cached.num_computed_tokens, strict=True))
+        told = getattr(output, SEGMENTS, {})
+        work = {}
+        for name, count in output.num_scheduled_tokens.items():
+            segments = told.get(name) or [(starts[name], starts[name] + count)]
+            if sum(end - start for start, end in segments) != count:
+                raise Wrong(f"{name}: {count} tokens are scheduled, its segments are {segments}")
+            work[name] = segments
+        writers = self._write(work)
+        names = list(work)
+        sampled = [self._read_and_sample(name, work[name]) for name in names]
+        return ModelRunnerOutput(names, {name: row for row, name in enumerate(names)}, sampled), writers
+
+    def _update(self, output: Any) -> None:
+        for name in output.finished_req_ids:
+            self._rows.pop(name, None)
+        for new in output.scheduled_new_reqs:
+            tokens = new.prefill_token_ids or new.prompt_token_ids
+            self._rows[new.req_id] = _Row(self._texts[new.req_id], [list(ids) for ids in new.block_ids], len(tokens))
+        cached = output.scheduled_cached_reqs
+        for name, block_ids, outputs in zip(
+            cached.req_ids, cached.new_block_ids, cached.num_output_tokens, strict=True
+        ):
+            row = self._rows[name]
+            if name in cached.resumed_req_ids:
+                row.tables = [list(ids) for ids in block_ids]
+                row.known = row.text.prompt_tokens + outputs
+            elif block_ids is not None:
+                for table, more in zip(row.tables, block_ids, strict=True):
+                    table.extend(more)
+
+    def _write(self, work: Mapping[str, Sequence[Run]]) -> dict[int, set[str]]:
+        writers: dict[int, set[str]] = {}
+        written: dict[tuple[int, int], str] = {}
+        for name, segments in work.items():
+            row = self._rows[name]
+            for number, group in enumerate(self.groups):
+                for position, prefix in self._positions(row.text, segments):
+                    index, offset = divmod(position, group.block_size)
+                    if index >= len(row.tables[number]):
+                        raise Wrong(f"{name} writes position {position} and has {len(row.tables[number])} blocks")
+                    block_id = row.tables[number][index]
+                    if not block_id:
+                        raise Wrong(f"{name} writes position {position} to the null block")
+                    if (other := written.setdefault((block_id, offset), name)) != name:
+                        raise Wrong(f"{name} and {other} write slot {offset} of block {block_id} in one step")
+                    self._slots[block_id][offset] = prefix
+                    writers.setdefault(block_id, set()).add(name)
+        return writers
+
+    @staticmethod
+    def _positions(text: Text, segments: Sequence[Run]) -> Iterator[tuple[int, int]]:
+        for start, end in segments:
+            yield from zip(range(start, end), text.prefixes(start, end), strict=True)
+
+    def _read_and_sample(self, name: str, segments: Sequence[Run]) -> list[int]:
+        row = self._rows[name]
+        end = segments[-1][1]
+        if end > row.known:
+            raise Wrong(f"{name} computes up to position {end}, and only {row.known} of its tokens exist")
+        for number, group in enumerate(self.groups):
+            for start, stop in segments:
+                first = 0 if group.window is None else max(start - group.window + 1, 0)
+                self._read(name, row, number, first, stop)
+        if end < row.known:
+            return []
+        row.known += 1
+        return row.text.tokens(end, end + 1)
+
+    def _read(self, name: str, row: _Row, number: int, start: int, end: int) -> None:
+        """Positions [start, end) are read: each must hold what it is of."""
+        size, table = self.groups[number].block_size, row.tables[number]
+        for index in range(start // size, -(-end // size)):
+            first, last = max(start, index * size), min(end, (index + 1) * size)
+            slots = self._slots[table[index]][first - index * size : last - index * size]
+            if slots != row.text.prefixes(first, last):
+                place = f"positions {first} to {last - 1} of {name} in block {table[index]}"
+                raise Wrong(f"{place} are read, and hold " + ("nothing" if NOTHING in slots else "another prefix"))

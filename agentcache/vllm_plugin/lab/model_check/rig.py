@@ -1,0 +1,288 @@
+"""Runs a program: the real scheduler, its steps carried out by the device that keeps books, everything recounted."""
+
+from collections import Counter, deque
+from typing import Any
+
+from agentcache.model import TurnScheduled
+from agentcache.vllm_plugin import compat
+from agentcache.vllm_plugin.lab.model_check import bare, programs
+from agentcache.vllm_plugin.lab.model_check.device import Device, Wrong
+from agentcache.vllm_plugin.lab.model_check.programs import BLOCK_SIZE, Program
+from agentcache.vllm_plugin.lab.model_check.text import Text
+
+MAX_STEPS = 3000
+"""Of one drain; drawn programs take a few dozen."""
+
+REQUIRED = (
+    "preempted in the step it was scheduled in",
+    "holes",
+    "resets",
+    "depth 2",
+    "depth 3",
+    "remembered not to fit",
+)
+OFTEN = 50
+"""How often a run must have met each of these to be a proof."""
+
+
+class Rig:
+    """One scheduler with its device. `met` counts what the programs went through.
+
+    Raises `Wrong` where a read, a write, a key or a reference is not what it must be, and what the books raise.
+    """
+
+    def __init__(self, program: Program) -> None:
+        world = program.world
+        self.world, self.met = world, Counter[str]()
+        self.scheduler = bare.build(world)
+        self.manager = self.scheduler.kv_cache_manager
+        self.pool = self.manager.block_pool
+        self.host = getattr(self.scheduler, "agentcache", None)
+        self._texts: dict[str, Text] = {}
+        self._requests: dict[str, Any] = {}
+        self._device = Device(world.pool + 1, bare.groups(world), self._texts)
+        self._flying: deque[tuple[Any, Any]] = deque()
+        self._step = 0
+        self._meaning: dict[bytes, list[int]] = {}  # of which prefixes a key says that its block is
+        self._keyed_in: dict[int, int] = {}  # block -> the step that gave its key
+        self._users: dict[int, set[str]] = {}  # who referenced each block before this step
+        self._watch()
+
+    def _watch(self) -> None:
+        """Hear of keys, of blocks that are handed out and of preemptions."""
+        insert, hand_out = self.pool._insert_block_hash, self.pool.get_new_blocks
+
+        def inserted(key: Any, block: Any, *args: Any, **kwargs: Any) -> Any:
+            self._keyed_in[block.block_id] = self._step
+            return insert(key, block, *args, **kwargs)
+
+        def handed_out(count: int) -> Any:
+            blocks = hand_out(count)
+            self._device.hand_out(block.block_id for block in blocks)
+            return blocks
+
+        self.pool._insert_block_hash, self.pool.get_new_blocks = inserted, handed_out
+        compat.on_preempt(self.scheduler, self._preempting)
+        if self.host:
+            self.host.listeners.append(self._hear)
+
+    def _preempting(self, request: Any, scheduled: bool) -> None:
+        self.met["preemptions"] += 1
+        self.met["preempted in the step it was scheduled in"] += scheduled
+        self.met["preempted in a rebuild"] += request.request_id in getattr(self.manager, "runs", ())
+
+    def _hear(self, event: Any, now: float) -> None:
+        if isinstance(event, TurnScheduled):
+            self.met["holes"] += event.holes > 0
+            self.met["several holes"] += event.holes > 1
+
+    # Operations
+
+    def run(self, ops: tuple[programs.Op, ...]) -> None:
+        for op in ops:
+            self.do(op)
+        self.drain()
+
+    def do(self, op: programs.Op) -> None:
+        match op:
+            case programs.Submit():
+                self._submit(op)
+            case programs.Step(count):
+                for _ in range(count):
+                    self.step()
+            case programs.Drain():
+                self.drain()
+            case programs.Evict(share, seed):
+                self._evict(share, seed)
+            case programs.Abort(number):
+                self._abort(number)
+            case programs.Preempt(number):
+                self._preempt(number)
+            case programs.Reset(running):
+                self.met["resets"] += self.scheduler.reset_prefix_cache(reset_running_requests=running)
+            case programs.Budget(tokens, each):
+                self.scheduler.max_num_scheduled_tokens = tokens
+                self.scheduler.scheduler_config.long_prefill_token_threshold = each
+        self.recount()
+
+    def _submit(self, op: programs.Submit) -> None:
+        name = str(len(self._texts))
+        tokens = bare.contexts(programs.CONTEXTS)[op.context]
+        match op.shape:
+            case "cut":
+                tokens = tokens[: len(tokens) // 2 + 1]
+            case "aligned":
+                tokens = tokens[: max(len(tokens) // BLOCK_SIZE, 1) * BLOCK_SIZE]
+            case "follow-up":
+                tokens = [*Text(tokens, op.salt).tokens(0, len(tokens) + op.answer), 7, 8, 9]
+        text = self._texts[name] = Text(tokens, op.salt)
+        job = f"stream {op.context % 3}" if op.context % 2 else None
+        self._requests[name] = request = bare.request(name, tokens, op.answer, op.salt, op.urgency, job)
+        whole = len(request.block_hashes)
+        for index in range(whole + (op.answer + len(tokens)) // BLOCK_SIZE + 1 - whole):
+            self._prefixes_of(text, index)
+        self.scheduler.add_request(request)
+
+    def _prefixes_of(self, text: Text, index: int) -> list[int]:
+        return text.prefixes(index * BLOCK_SIZE, (index + 1) * BLOCK_SIZE)
+
+    def _evict(self, share: float, seed: int) -> None:
+        free = [block.block_id for block in self.pool.blocks if block.block_hash is not None and not block.ref_cnt]
+        chosen = {block_id for block_id in free if (block_id * 7919 + seed * 104729) % 97 < 97 * share}
+        self.met["evictions"] += len(chosen)
+        self.pool.evict_blocks(chosen)
+
+    def _live(self) -> list[str]:
+        return [name for name in self._requests if name in self.scheduler.requests]
+
+    def _abort(self, number: int) -> None:
+        if live := self._live():
+            self.met["aborts"] += 1
+            self._end(live[number % len(live)], compat.RequestStatus.FINISHED_ABORTED)
+
+    def _end(self, name: str, status: Any) -> None:
+        self.scheduler.finish_requests(name, status)
+
+    def _preempt(self, number: int) -> None:
+        if running := self.scheduler.running:
+            compat.preempt(self.scheduler, running[number % len(running)])
+
+    # Steps
+
+    def drain(self) -> None:
+        for _ in range(MAX_STEPS):
+            if not self._live() and not self._flying:
+                self._check_idle()
+                return
+            self.step()
+        raise Wrong(f"after {MAX_STEPS} steps {len(self._live())} requests have not ended")
+
+    def step(self) -> None:
+        """As vLLM's engine does: schedule as far ahead as may be, then take the oldest output in."""
+        while len(self._flying) < self.world.depth and self._schedule():
+            pass
+        if self._flying:
+            output, result = self._flying.popleft()
+            self.scheduler.update_from_output(output, result)
+            self._check_answers()
+        self.recount()
+
+    def _schedule(self) -> bool:
+        """Make a step and hand it to the device; whether there was anything to compute."""
+        self._step += 1
+        self._users = self._references()
+        output = self.scheduler.schedule()
+        result, writers = self._device.execute(output)
+        self._check_writes(writers)
+        if not output.total_num_scheduled_tokens and self._flying:
+            return False
+        self._flying.append((output, result))
+        self.met[f"depth {len(self._flying)}"] += output.total_num_scheduled_tokens > 0
+        self.met["several requests a step"] += len(output.num_scheduled_tokens) > 1
+        return bool(output.total_num_scheduled_tokens)
+
+    # What must hold
+
+    def _references(self) -> dict[int, set[str]]:
+        users: dict[int, set[str]] = {}
+        for group in self.manager.coordinator.single_type_managers:
+            references = getattr(group, "references", None)
+            if references is None:
+                found = [(name, block) for name, table in group.req_to_blocks.items() for block in table]
+            else:
+                found = list(references())
+            for name, block in found:
+                if not block.is_null:
+                    users.setdefault(block.block_id, set()).add(name)
+        return users
+
+    def _check_writes(self, writers: dict[int, set[str]]) -> None:
+        """A block is written by one request, before others have it and in the step at the latest that gives its key."""
+        now = self._references()
+        for block_id, names in writers.items():
+            (name,) = names if len(names) == 1 else (None,)
+            if name is None:
+                raise Wrong(f"block {block_id} is written by {sorted(names)} in one step")
+            if others := (self._users.get(block_id, set()) & now.get(block_id, set())) - names:
+                raise Wrong(f"{name} writes block {block_id}, which {sorted(others)} had before")
+            keyed = self.pool.blocks[block_id].block_hash is not None
+            if keyed and self._keyed_in[block_id] != self._step:
+                raise Wrong(f"{name} writes block {block_id}, whose key is of an earlier step")
+
+    def recount(self) -> None:
+        """The books of host and pool, each reference, and each key against what its block holds."""
+        users = self._references()
+        for block in self.pool.blocks[1:]:
+            if block.ref_cnt != len(users.get(block.block_id, ())):
+                raise Wrong(
+                    f"block {block.block_id} counts {block.ref_cnt} references, {users.get(block.block_id)} have"
+                )
+        self._learn_keys()
+        for block in self.pool.blocks[1:]:
+            if block.block_hash is None:
+                continue
+            prefixes = self._meaning[compat.get_block_hash(block.block_hash)]
+            if not self._device.holds(block.block_id, prefixes):
+                raise Wrong(f"block {block.block_id} bears a key, and does not hold what it says")
+        if self.host:
+            self.pool.free_block_queue.check()
+            self._check_blocked()
+
+    def _check_blocked(self) -> None:
+        """Whoever is remembered not to fit must not fit, by a look at what is there now."""
+        blocked = self.manager.blocked
+        if not (blocked and self.manager._still_blocked(blocked.request) and self.world.whole):
+            return
+        self.met["remembered not to fit"] += 1
+        request, get = blocked.request, self.pool.cached_block_hash_to_block.get_one_block
+        here = [get(compat.make_block_hash_with_group_id(key, 0)) for key in request.block_hashes]
+        del here[(request.num_tokens - 1) // BLOCK_SIZE :]
+        if not self.manager.reuse_after_holes:
+            del here[next((index for index, block in enumerate(here) if block is None), len(here)) :]
+        resident = [block for block in here if block is not None]
+        if self.world.segments < 8:
+            return  # not all that is resident is taken
+        need = -(-request.num_tokens // BLOCK_SIZE) - sum(block.ref_cnt > 0 for block in resident)
+        if need <= (free := self.pool.get_num_free_blocks()):
+            raise Wrong(f"{request.request_id} is remembered not to fit; it needs {need} blocks, {free} are free")
+
+    def _learn_keys(self) -> None:
+        for name, request in self._requests.items():
+            text = self._texts[name]
+            for index, key in enumerate(request.block_hashes):
+                if key not in self._meaning:
+                    self._meaning[key] = self._prefixes_of(text, index)
+
+    def _check_answers(self) -> None:
+        for name in [name for name, request in self._requests.items() if request.is_finished()]:
+            request, text = self._requests.pop(name), self._texts[name]
+            self._learn(request, text)
+            length = text.prompt_tokens + request.num_output_tokens
+            if list(request.all_token_ids) != text.tokens(0, length):
+                raise Wrong(f"{name} is answered {list(request.output_token_ids)}")
+            self.met["answers"] += 1
+
+    def _learn(self, request: Any, text: Text) -> None:
+        for index, key in enumerate(request.block_hashes):
+            self._meaning.setdefault(key, self._prefixes_of(text, index))
+
+    def _check_idle(self) -> None:
+        left = {
+            "runs": getattr(self.manager, "runs", {}),
+            **{
+                f"{name} of group {number}": getattr(group, name, {})
+                for number, group in enumerate(self.manager.coordinator.single_type_managers)
+                for name in ("found", "held", "req_to_blocks", "num_cached_block")
+            },
+        }
+        if full := {name: list(kept) for name, kept in left.items() if kept}:
+            raise Wrong(f"nothing runs, and these are not empty: {full}")
+        if (free := self.pool.get_num_free_blocks()) != self.world.pool:
+            raise Wrong(f"nothing runs, and {free} of {self.world.pool} blocks are free")
+
+
+def run(program: Program) -> Counter[str]:
+    """Run a program in a new scheduler; returns what it met. Raises `Wrong` or `CheckFailed`."""
+    rig = Rig(program)
+    rig.run(program.ops)
+    return rig.met

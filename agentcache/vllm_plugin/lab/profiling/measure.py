@@ -1,0 +1,166 @@
+"""Times steps of chosen shapes on a live engine: what is to be missing is evicted, then the prompt is asked again."""
+
+import os
+import platform
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from agentcache.cost import CostProfile
+from agentcache.errors import EngineError
+from agentcache.model import Event, StepTimed
+from agentcache.vllm_plugin.lab.look_inside import EngineView
+from agentcache.vllm_plugin.lab.profiling.grid import DECODES, Phase, Shape
+from agentcache.vllm_plugin.launch.command_line import on_cpu, plugin_args
+from agentcache.vllm_plugin.steps.prices import model_name
+
+LEAST_TOKEN = 3  # below are special tokens
+WARM_UP = 2
+
+
+class Subject:
+    """One in-process engine with AgentCache on, and one long document that it holds.
+
+    Raises `ConfigError` where the engine's configuration cannot be used, `EngineError` when a step is not timed.
+    """
+
+    def __init__(
+        self, model: str, dtype: str, block_size: int, max_len: int, chunk: int, vocab_size: int, seed: int
+    ) -> None:
+        from vllm import EngineArgs, LLMEngine
+
+        slots = max(count for count, _ in DECODES)
+        room = max_len + max(count * (context + 1024) for count, context in DECODES)
+        self.engine: Any = LLMEngine.from_engine_args(
+            EngineArgs(
+                model,
+                dtype=dtype,  # type: ignore[arg-type]
+                seed=seed,
+                max_model_len=max_len + 1,
+                block_size=block_size,  # type: ignore[arg-type]
+                num_gpu_blocks_override=2 * room // block_size if on_cpu() else None,
+                max_num_batched_tokens=chunk + slots,
+                max_num_seqs=slots + 1,
+                enforce_eager=on_cpu(),
+                skip_tokenizer_init=True,
+                use_tqdm_on_load=False,
+                **plugin_args({"policy": "lru-holes"}),
+            )
+        )
+        self.view = EngineView(self.engine)
+        self.view.listen(self._hear)
+        self.view.scheduler.pacer.idle_sample = 1
+        self.block_size = block_size
+        self.disturbance = 1.0
+        self._rng = random.Random(seed)
+        self._vocab_size = vocab_size
+        self._timed: list[StepTimed] = []
+        self._asked = 0
+        self._document = self._tokens(max_len)
+        self._ask(self._document, 1)
+        self._drain()
+        pool = self.view.pool
+        self._hashes = {
+            block.block_hash_num_tokens // block_size - 1: block.block_hash
+            for block in pool.blocks
+            if block.block_hash is not None
+        }
+
+    def measure(self, phases: list[Phase], repeats: int, advance: Callable[[], None]) -> list[StepTimed]:
+        """One step for each shape of each phase, in random order: the shortest of its repeats.
+
+        What else runs on a machine can only make a step longer. `disturbance` is the median over the shapes of the
+        longest repeat over the shortest.
+        """
+        steps, spreads = [], []
+        for phase in phases:
+            with self._decoding(phase.decodes, phase.context):
+                for shape in phase.shapes[:WARM_UP]:
+                    self._time(shape)
+                seen: list[list[StepTimed]] = [[] for _ in phase.shapes]
+                for _ in range(repeats):
+                    for number in self._rng.sample(range(len(seen)), len(seen)):
+                        seen[number].append(self._time(phase.shapes[number]))
+                        advance()
+            for repeated in seen:
+                repeated.sort(key=lambda step: step.seconds)
+                steps.append(repeated[0])
+                spreads.append(repeated[-1].seconds / repeated[0].seconds)
+        self.disturbance = median(spreads)
+        return self._rng.sample(steps, len(steps))
+
+    def _time(self, shape: Shape) -> StepTimed:
+        """Have exactly the shape's gaps missing, ask for the prompt that they end, and time the step."""
+        if shape.gaps:
+            lost = [i for start, end in shape.gaps for i in range(start // self.block_size, end // self.block_size)]
+            table = self.view.pool.cached_block_hash_to_block
+            self.view.evict(table.get_one_block(self._hashes[index]).block_id for index in lost)
+            self._ask(self._document[: shape.gaps[-1][1]], 1)
+        self._timed.clear()
+        self.engine.step()
+        if len(self._timed) != 1 or bool(self._timed[0].tokens) != bool(shape.gaps):
+            raise EngineError(f"a step with gaps {shape.gaps} was seen as {self._timed}; nothing was fitted")
+        return self._timed[0]
+
+    @contextmanager
+    def _decoding(self, count: int, context: int) -> Iterator[None]:
+        names = [self._ask(self._tokens(context), None) for _ in range(count)]
+        while any(request.is_prefill_chunk for request in self.view.scheduler.running) or self.view.scheduler.waiting:
+            self.engine.step()
+        yield
+        self.engine.abort_request(names)
+        self._drain()
+
+    def _ask(self, tokens: list[int], answer_tokens: int | None) -> str:
+        from vllm import SamplingParams
+
+        self._asked += 1
+        name = f"p{self._asked}"
+        params = SamplingParams(temperature=0.0, max_tokens=answer_tokens or 10**6, ignore_eos=True, detokenize=False)
+        self.engine.add_request(name, {"prompt_token_ids": tokens}, params)
+        return name
+
+    def _drain(self) -> None:
+        while self.engine.has_unfinished_requests():
+            self.engine.step()
+
+    def _tokens(self, n: int) -> list[int]:
+        return [self._rng.randrange(LEAST_TOKEN, self._vocab_size) for _ in range(n)]
+
+    def _hear(self, event: Event, now: float) -> None:
+        if isinstance(event, StepTimed):
+            self._timed.append(event)
+
+
+def described(subject: Subject) -> CostProfile:
+    """What was measured, on what: a profile without coefficients yet."""
+    config = subject.engine.vllm_config
+    return CostProfile(
+        c_lin=1.0,
+        c_att=1.0,
+        model=model_name(config.model_config.model),
+        device=_device(),
+        tp=config.parallel_config.tensor_parallel_size,
+        kv_dtype=str(subject.view.runner.kv_cache_dtype).removeprefix("torch."),
+        backend=subject.view.classes()["backend"].rpartition(".")[2],
+        block_size=subject.block_size,
+        chunk_tokens=config.scheduler_config.max_num_batched_tokens,
+        max_len=config.model_config.max_model_len,
+    )
+
+
+def _device() -> str:
+    """The name of what computes."""
+    if not on_cpu():
+        import torch
+
+        return torch.cuda.get_device_name()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return f"{next(named, platform.machine())}, {os.cpu_count()} cores"

@@ -1,0 +1,1 @@
+"""In the worker: rows with holes, and attention over their segments."""

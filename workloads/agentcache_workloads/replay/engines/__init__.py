@@ -1,0 +1,1 @@
+"""What runs turns: the simulator, vLLM in a process of its own, any server over HTTP."""

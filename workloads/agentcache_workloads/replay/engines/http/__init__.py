@@ -1,0 +1,1 @@
+"""Runs over HTTP, on any server that speaks OpenAI's API."""

@@ -1,0 +1,303 @@
+"""Runs on any OpenAI-compatible server, over HTTP: the same jobs, the same loop, timed at the client."""
+
+import asyncio
+import resource
+import signal
+import time
+from collections.abc import Callable, Sequence, Set
+from contextlib import aclosing, suppress
+
+import httpx
+from msgspec import structs
+
+from agentcache.errors import EngineError
+from agentcache_workloads.replay.engines.http.call import Wanted, make
+from agentcache_workloads.replay.engines.http.dialects import Claims, say
+from agentcache_workloads.replay.engines.http.lanes import Lanes
+from agentcache_workloads.replay.engines.http.server import Scrape, grown, parse_metrics
+from agentcache_workloads.replay.engines.queueing import shuffled
+from agentcache_workloads.replay.hints import hints_of
+from agentcache_workloads.replay.jobs.arrivals import arrival_times
+from agentcache_workloads.replay.jobs.closed_loop import ClosedLoop
+from agentcache_workloads.replay.jobs.jobs import Job, Turn
+from agentcache_workloads.replay.jobs.plan import load_plan
+from agentcache_workloads.replay.jobs.render import FIRST_TOKEN, Renderer
+from agentcache_workloads.replay.spec import KEY, CallRecord, Client, Remote, RunResult, RunSpec
+
+HEARTBEAT_S = 0.02
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+GAVE_UP = 5
+"""After so many failed calls and none that succeeded, a run is given up: nobody serves there."""
+
+
+def run(spec: RunSpec, advance: Callable[[int], None], before: RunResult | None = None) -> RunResult:
+    """Drive the server with a spec's jobs; `advance` hears how many calls have ended.
+
+    `before`: an interrupted run of the same spec, whose jobs are not run again. Ctrl-C ends the run: what is done comes
+    back, `interrupted`. Raises `EngineError` where nothing is answered.
+    """
+    assert spec.remote is not None
+    plan = load_plan(spec.trace, spec.selection)
+    jobs = shuffled(plan.jobs, spec.seed)
+    arrivals = arrival_times(spec.arrival, jobs, spec.seed, spec.time_scale)
+    over = closed_jobs(jobs, before) if before else set()
+    left = [number for number, job in enumerate(jobs) if job.id not in over]
+    if arrivals is not None:
+        first_s = arrivals[left[0]] if over and left else 0.0
+        arrivals = [arrivals[number] - first_s for number in left]
+    renderer = Renderer(plan.meta, spec.tokens_per_block, spec.vocab_size, spec.seed)
+    this = Drive(spec, spec.remote, [jobs[number] for number in left], renderer, arrivals, advance)
+    if before:
+        this.ended = sum(len(job.turns) for job in jobs if job.id in over)
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        result = asyncio.run(this.run())
+    finally:
+        for number, handler in handlers.items():
+            with suppress(ValueError):  # not in the main thread
+                signal.signal(number, handler)
+    return joined(before, result, over, jobs) if before else result
+
+
+def closed_jobs(jobs: Sequence[Job], result: RunResult) -> set[str]:
+    """The jobs of a run that ended, or of which a call failed."""
+    failed = {call.turn for call in result.calls if call.error is not None}
+    return {job.job for job in result.jobs} | {job.id for job in jobs if any(turn.id in failed for turn in job.turns)}
+
+
+def joined(before: RunResult, after: RunResult, over: Set[str], jobs: Sequence[Job]) -> RunResult:
+    """Two parts of one run. The second's clock goes on where the first's stood; what it did anew counts once."""
+    assert before.client is not None
+    assert after.client is not None
+    shift_s = before.client.wall_s
+    kept = {turn.id for job in jobs if job.id in over for turn in job.turns}
+    later = [
+        structs.replace(
+            call,
+            **{
+                name: None if (at := getattr(call, name)) is None else at + shift_s
+                for name in ("arrived_s", "sent_s", "first_token_s", "finished_s")
+            },
+        )
+        for call in after.calls
+    ]
+    summed = {
+        name: None if None in (parts := (getattr(before, name), getattr(after, name))) else sum(parts)
+        for name in ("evictions", "preemptions", "cached_tokens", "cached_after_hole", "idle_token_s")
+    }
+    client = structs.replace(
+        after.client,
+        send_lag_s=before.client.send_lag_s + after.client.send_lag_s,
+        loop_lag_s=before.client.loop_lag_s + after.client.loop_lag_s,
+        peak_open=max(before.client.peak_open, after.client.peak_open),
+        parts=before.client.parts + 1,
+        **{
+            name: getattr(before.client, name) + getattr(after.client, name)
+            for name in ("timeouts", "refused", "busy", "retries", "events", "cpu_s", "wall_s")
+        },
+    )
+    return structs.replace(
+        after,
+        calls=[call for call in before.calls if call.turn in kept] + later,
+        jobs=before.jobs
+        + [
+            structs.replace(job, arrived_s=job.arrived_s + shift_s, ended_s=job.ended_s + shift_s) for job in after.jobs
+        ],
+        makespan_s=after.makespan_s + shift_s if after.jobs else before.makespan_s,
+        holes_mean=None,  # means of two parts without their weights
+        client=client,
+        **summed,
+    )
+
+
+class Drive:
+    """One run: the loop, the calls that are open, and what has been seen of them. Times are since its start."""
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        remote: Remote,
+        jobs: Sequence[Job],
+        renderer: Renderer,
+        arrivals: Sequence[float] | None,
+        advance: Callable[[int], None],
+    ) -> None:
+        self.spec = spec
+        self.remote = remote
+        self.jobs = jobs
+        self.renderer = renderer
+        self.arrivals = arrivals
+        self.advance = advance
+        self.calls: list[CallRecord] = []
+        self.open: dict[str, tuple[int, asyncio.Task[None]]] = {}
+        self.ended = self.failed = 0
+        self.client = Client(remote.connections)
+        self.start = 0.0
+        self.interrupted = False
+        self.hopeless = False
+        self.broken: BaseException | None = None
+
+    def now(self) -> float:
+        return time.perf_counter() - self.start
+
+    async def run(self) -> RunResult:
+        self.lanes = Lanes(self.remote.url, self.remote.connections, self.remote.timeout_s)
+        async with aclosing(self.lanes):
+            await self._warm_up()
+            before = await self._scrape()
+            cpu_s = _cpu_s()
+            self.start = time.perf_counter()
+            self.changed = asyncio.Event()
+            loop = asyncio.get_running_loop()
+            for number in SIGNALS:
+                with suppress(ValueError, RuntimeError):  # not in the main thread: somebody else hears signals
+                    loop.add_signal_handler(number, self._interrupt)
+            heart = asyncio.create_task(self._heartbeat())
+            try:
+                await self._drive()
+            finally:
+                heart.cancel()
+                await asyncio.gather(heart, *self._cancelled(list(self.open)), return_exceptions=True)
+            self.client.wall_s = self.now()
+            self.client.cpu_s = _cpu_s() - cpu_s
+            counted = grown(before, await self._scrape())
+        ended = self.loop.ended.values()
+        if self.hopeless:
+            raise EngineError(
+                f"{self.failed} calls to {self.remote.url} failed and no job came to its end; the last: "
+                f"{next(call.error for call in reversed(self.calls) if call.error)}"
+            )
+        return RunResult(
+            calls=self.calls,
+            jobs=self.loop.records(),
+            evictions=counted.evictions,
+            makespan_s=max((p.ended_s for p in ended), default=0.0),
+            classes={},
+            idle_token_s=counted.idle_token_s,
+            holes_mean=counted.holes_mean,
+            cached_tokens=counted.cached_tokens,
+            cached_after_hole=counted.cached_after_hole,
+            preemptions=counted.preemptions,
+            interrupted=self.interrupted,
+            client=self.client,
+        )
+
+    async def _drive(self) -> None:
+        spec = self.spec
+        self.loop = ClosedLoop(self.jobs, spec.slots, spec.time_scale, 0.0, self.arrivals, self.remote.ramp_s)
+        while not (self.loop.done or self.interrupted or self.hopeless):
+            self.changed.clear()
+            for due_s, number, turn in self.loop.due(self.now()):
+                task = asyncio.create_task(self._call(due_s, number, turn))
+                task.add_done_callback(self._over)
+                self.open[turn.id] = number, task
+            self.client.peak_open = max(self.client.peak_open, len(self.open))
+            wait_s = None if self.loop.next_s is None else max(self.loop.next_s - self.now(), 0.0)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.changed.wait(), wait_s)
+            if self.broken:
+                raise self.broken
+
+    async def _call(self, due_s: float, number: int, turn: Turn) -> None:
+        job = self.jobs[number]
+        wanted = self._wanted(job, turn, self.loop.is_last(number, turn))
+        prompt = wanted.body["prompt"]
+        record = CallRecord(turn.id, turn.kind, due_s, len(prompt), wanted.tokens)
+        self.calls.append(record)
+        try:
+            await make(wanted, self.lanes, record, self.client, self.remote.retries, self.now)
+        except asyncio.CancelledError:
+            record.error = record.finished_s = None  # it neither came to its end nor failed
+            raise
+        self._finish(number, turn, record)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()):
+            self.broken = error
+            self.changed.set()
+
+    def _finish(self, number: int, turn: Turn, record: CallRecord) -> None:
+        del self.open[turn.id]
+        self.ended += 1
+        if record.error is None:
+            assert record.finished_s is not None
+            self.loop.finish(number, turn, record.finished_s)
+        else:
+            self.failed += 1
+            self._cancelled([name for name, (owner, _) in self.open.items() if owner == number])
+            self.loop.abandon(number, self.now())
+        if number not in self.loop.progress:
+            self.renderer.forget(self.jobs[number])
+        self.hopeless = self.failed >= GAVE_UP and self.failed == len(self.calls) - len(self.open)
+        self.advance(self.ended)
+        self.changed.set()
+
+    def _cancelled(self, names: Sequence[str]) -> list[asyncio.Task[None]]:
+        tasks = [self.open.pop(name)[1] for name in names]
+        for task in tasks:
+            task.cancel()
+        return tasks
+
+    def _wanted(self, job: Job, turn: Turn, last: bool) -> Wanted:
+        prompt, output = self.renderer.render(job, turn)
+        forced = self.remote.output == "forced"
+        claims = self._claims(job, turn, last)
+        xargs = {**claims.xargs, KEY: output} if forced else claims.xargs
+        body = {
+            "model": self.spec.model,
+            "prompt": prompt,
+            "temperature": 0.0,
+            "max_tokens": len(output),
+            "ignore_eos": True,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            **claims.body,
+            **({"vllm_xargs": xargs} if xargs else {}),
+        }
+        if forced:
+            body["return_token_ids"] = True
+            # An answer to the user ends by a stop token, so that the engine sees the recorded reason without any hint;
+            # where the token occurs earlier too, it would end too early.
+            if turn.call.stop == "end_turn" and output[-1] not in output[:-1]:
+                body["stop_token_ids"] = output[-1:]
+        else:
+            body["min_tokens"] = len(output)
+        headers = {"content-type": "application/json", **claims.headers}
+        return Wanted(body, headers, len(output), output if forced else None)
+
+    def _claims(self, job: Job, turn: Turn, last: bool) -> Claims:
+        if not self.spec.hints:
+            return Claims()
+        return say(self.remote.dialect, hints_of(job, turn, last), turn.context)
+
+    async def _warm_up(self) -> None:
+        """A short request, then an empty cache where the server lets us: the first call is slower than all others."""
+        body = {"model": self.spec.model, "prompt": [FIRST_TOKEN] * 16, "max_tokens": 2, "temperature": 0.0}
+        with suppress(httpx.HTTPError):
+            async with self.lanes.lane() as http:
+                await http.post("/v1/completions", json=body)
+                self.client.cache_reset = (await http.post("/reset_prefix_cache")).is_success
+
+    async def _scrape(self) -> Scrape:
+        try:
+            async with self.lanes.lane() as http:
+                answer = await http.get("/metrics")
+        except httpx.HTTPError:
+            return Scrape()
+        return parse_metrics(answer.text if answer.is_success else "")
+
+    async def _heartbeat(self) -> None:
+        """How late a timer comes: what this process itself adds to what it measures, at most."""
+        while True:
+            due = time.perf_counter() + HEARTBEAT_S
+            await asyncio.sleep(HEARTBEAT_S)
+            self.client.loop_lag_s.append(max(time.perf_counter() - due, 0.0))
+
+    def _interrupt(self) -> None:
+        self.interrupted = True
+        self.changed.set()
+
+
+def _cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime

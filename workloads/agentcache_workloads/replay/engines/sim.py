@@ -1,0 +1,62 @@
+"""One run of `agentcache replay --engine sim`, in this process."""
+
+from collections.abc import Callable
+from functools import lru_cache
+
+from msgspec import structs
+
+from agentcache.cost import CostProfile
+from agentcache.policy.chunking import parse_chunking
+from agentcache_workloads.replay.accounts.idle import IdleMeter
+from agentcache_workloads.replay.accounts.watch import Watcher
+from agentcache_workloads.replay.engines.queueing import shuffled, simulate
+from agentcache_workloads.replay.jobs.arrivals import arrival_times
+from agentcache_workloads.replay.jobs.plan import Plan, load_plan
+from agentcache_workloads.replay.jobs.render import Renderer
+from agentcache_workloads.replay.spec import STOCK, RunResult, RunSpec, Selection
+
+
+def run(spec: RunSpec, advance: Callable[[int], None]) -> RunResult:
+    """Run a spec to its end; `advance` hears of the calls that are done."""
+    result = _simulate(spec, advance, IdleMeter(spec.block_size))
+    return structs.replace(
+        result,
+        alone_s=_alone(structs.replace(spec, policy=STOCK, admission="fcfs", slots=1, watch=False, oracle=False)),
+    )
+
+
+def _simulate(spec: RunSpec, advance: Callable[[int], None], idle: IdleMeter | None = None) -> RunResult:
+    plan = _plan(spec.trace, spec.selection)
+    jobs = shuffled(plan.jobs, spec.seed)
+    assert spec.profile
+    return simulate(
+        jobs,
+        Renderer(plan.meta, spec.tokens_per_block, spec.vocab_size, spec.seed),
+        policy=spec.policy,
+        admission=spec.admission,
+        profile=CostProfile.named(spec.profile),
+        cache_blocks=spec.cache_blocks,
+        block_size=spec.block_size,
+        tokens_per_block=spec.tokens_per_block,
+        slots=spec.slots,
+        arrivals=arrival_times(spec.arrival, jobs, spec.seed, spec.time_scale),
+        time_scale=spec.time_scale,
+        max_batched_tokens=spec.max_batched_tokens,
+        chunking=parse_chunking(spec.chunking),
+        hints=spec.hints,
+        advance=advance,
+        watcher=Watcher() if spec.watch else None,
+        idle=idle,
+    )
+
+
+@lru_cache(maxsize=16)
+def _alone(spec: RunSpec) -> dict[str, float]:
+    """Each job's latency with the engine to itself: all of them, one after the other."""
+    result = _simulate(structs.replace(spec, arrival="closed"), lambda calls: None)
+    return {job.job: job.ended_s - job.arrived_s for job in result.jobs}
+
+
+@lru_cache(maxsize=1)
+def _plan(trace: str, selection: Selection) -> Plan:
+    return load_plan(trace, selection)

@@ -1,0 +1,1 @@
+"""Runs on vLLM, each in a fresh process."""

@@ -1,0 +1,55 @@
+"""When jobs arrive: in a closed loop as slots become free, or at times of their own, whatever the engine does."""
+
+import random
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+
+from agentcache.errors import ConfigError
+from agentcache_workloads.replay.jobs.jobs import Job
+
+KINDS = ("closed", "poisson:JPS", "gamma:JPS,CV", "trace", "all-at-once")
+
+
+def arrival_times(spec: str, jobs: Sequence[Job], seed: int, time_scale: float = 1.0) -> list[float] | None:
+    """The arrival of each job in seconds, in their order; None for the closed loop.
+
+    `poisson:JPS` draws exponential gaps with JPS jobs a second, `gamma:JPS,CV` gaps of that rate and coefficient of
+    variation, `trace` takes the recorded arrivals, scaled, `all-at-once` is 0. Raises `ConfigError` for another
+    spec, a bad number, or a trace without arrivals.
+    """
+    name, _, rest = spec.partition(":")
+    numbers = [_number(spec, part) for part in rest.split(",")] if rest else []
+    draw = random.Random(f"arrivals/{seed}")
+    match name, numbers:
+        case "closed", []:
+            return None
+        case "all-at-once", []:
+            return [0.0] * len(jobs)
+        case "trace", []:
+            if missing := next((job.id for job in jobs if job.arrival_s is None), None):
+                raise ConfigError(
+                    f"--arrival is trace, but the trace does not say when job {missing} arrived; nothing was started",
+                    hint="use closed or poisson:JPS",
+                )
+            return [(job.arrival_s or 0.0) * time_scale for job in jobs]
+        case "poisson", [rate]:
+            return _summed(lambda: draw.expovariate(rate), len(jobs))
+        case "gamma", [rate, cv]:
+            return _summed(lambda: draw.gammavariate(1 / cv**2, cv**2 / rate), len(jobs))
+    raise ConfigError(
+        f"--arrival is {spec!r}, expected one of {', '.join(KINDS)}; nothing was started", hint="as in poisson:0.05"
+    )
+
+
+def _summed(gap: Callable[[], float], count: int) -> list[float]:
+    return list(accumulate(gap() for _ in range(count)))
+
+
+def _number(spec: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise ConfigError(f"--arrival {spec!r}: {text!r} is no number above 0; nothing was started")
+    return value
