@@ -17,7 +17,7 @@ def exact(seen: dict[str, Any]) -> bool:
     return bool(seen["tokens"] and seen["max_logprob_diff"] <= 1e-4)
 
 
-@pytest.mark.parametrize(("size", "attention"), [(16, "CUSTOM"), (32, None), (128, None)])
+@pytest.mark.parametrize(("size", "attention"), [(16, "CUSTOM"), (32, None), (64, None), (96, None), (128, None)])
 def test_block_sizes(size: int, attention: str | None) -> None:
     """vLLM's attention for the CPU takes multiples of 32 only; our kernels, interpreted, take 16."""
     seen = run(block_size=size, attention_backend=attention)
