@@ -44,6 +44,8 @@ LAYERS = (
     *("continuum+return-index", "continuum+arc"),
 )
 CLUSTER = ("residency", cluster.POOLS[2], 1)
+SHARED = ("variant", "seed", "block_size", "slots", "arrival")
+"""Cells that agree in these run one after the other: they share their jobs and turns."""
 WHO = ("figure", "key")
 APART = {*WHO, "code"}
 SHOWN = 12
@@ -81,18 +83,17 @@ def sampled(like: Path | None) -> Iterator[dict[str, str]]:
     found = {(name, cell.key): cell for name, cell in candidates()}
     clusters = {"cluster", "routing-sim"}
     keys = [(row["figure"], row["key"]) for row in load_rows(like)] if like else chosen(found)
-    for name, key in keys:
-        if name not in clusters:
-            cell = found[name, key]
-            row = {column: getattr(cell, column) for column in CELL} | dict(measure(cell))
-            yield text({"figure": name, "key": key, "code": code_hash(cell.policy)} | row)
+    asked = [(name, found[name, key]) for name, key in keys if name not in clusters]
+    asked.sort(key=lambda each: (each[0], *(getattr(each[1], field) for field in SHARED)))
+    for name, cell in asked:
+        row = {column: getattr(cell, column) for column in CELL} | dict(measure(cell))
+        yield text({"figure": name, "key": cell.key, "code": code_hash(cell.policy)} | row)
     own = {"code": code_hash()}
     for row in routing_sim.measure([1]):
         key = ",".join(str(row[name]) for name in ("slowdown", "pool_tokens", "router", "seed"))
         yield text({"figure": "routing-sim", "key": key} | own | row)
     router, pool, seed = CLUSTER
-    found_row = cluster.measure(router, pool, seed)
-    yield text({"figure": "cluster", "key": f"{router},{pool},{seed}"} | own | found_row)
+    yield text({"figure": "cluster", "key": f"{router},{pool},{seed}"} | own | cluster.measure(router, pool, seed))
 
 
 def text(row: Mapping[str, object]) -> dict[str, str]:
