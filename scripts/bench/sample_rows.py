@@ -37,12 +37,14 @@ from agentcache_workloads.results.rows import CELL, ORIGIN, Row, load_rows
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results"
 DEAR_S = 4.0
-LAYERED = ("gamma", "no-hints", "paper-8b", "mixes")
+LAYERED = ("policies-cc-weka", "no-hints", "paper-8b", "mixes")
 LAYERS = (
     *("ttl+lru", "ttl:tau_s=3+asymcache", "ttl+arc", "ttl:tau_s=30+lru-holes", "continuum-never+lru"),
     *("continuum-always+asymcache", "continuum-fixed:s=2+lru-holes", "continuum-preview+lru", "continuum-oracle+lru"),
     *("continuum+return-index", "continuum+arc"),
 )
+TOLD = ("continuum-oracle+lru",)
+"""What the queueing simulation alone tells the pauses, with hints."""
 CLUSTER = ("residency", cluster.POOLS[2], 1)
 SHARED = ("variant", "seed", "block_size", "slots", "arrival")
 """Cells that agree in these run one after the other: they share their jobs and turns."""
@@ -58,7 +60,13 @@ def candidates() -> Iterator[tuple[str, Cell]]:
         for cell in cells(figure):
             yield figure.name, cell
             if figure.name in LAYERED and cell.policy == STOCK:
-                yield from ((figure.name, msgspec.structs.replace(cell, policy=layer)) for layer in LAYERS)
+                yield from ((figure.name, layered) for layered in layers(cell))
+
+
+def layers(cell: Cell) -> list[Cell]:
+    """The cell under each retention layer that can run there."""
+    can = [layer for layer in LAYERS if layer not in TOLD or (cell.engine == "sim" and cell.hints)]
+    return [msgspec.structs.replace(cell, policy=layer) for layer in can]
 
 
 def chosen(found: Mapping[tuple[str, str], Cell]) -> list[tuple[str, str]]:
@@ -74,7 +82,7 @@ def chosen(found: Mapping[tuple[str, str], Cell]) -> list[tuple[str, str]]:
         keys += [(name, row["key"]) for row in taken]
         if name in LAYERED:
             stock = found[name, next(row["key"] for row in rows if row["policy"] == STOCK)]
-            keys += [(name, msgspec.structs.replace(stock, policy=layer).key) for layer in LAYERS]
+            keys += [(name, layered.key) for layered in layers(stock)]
     return keys
 
 
