@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check drift beside upstream kernels clean
+.PHONY: help install demo test check drift beside upstream long kernels clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
@@ -61,6 +61,9 @@ beside: $(STAMP)  ## see that five releases of vLLM run untouched where we are m
 
 upstream: $(STAMP)  ## run vLLM's own tests of its core with our classes in place of its own (about 10 minutes)
 	@$(BIN)/python scripts/upstream/upstream.py --out docs/results/upstream.txt
+
+long: $(STAMP)  ## what takes hours: long model checks, soaks, fuzzes, vLLM's own tests; kept in docs/long.md
+	@$(BIN)/python scripts/long.py $(LONG)
 
 kernels: $(STAMP)  ## test the attention kernels without a GPU and compile them for three generations (about 4 minutes)
 	@TRITON_INTERPRET=1 $(BIN)/python -m pytest -q tests/kernels/gates tests/kernels/test_plan.py
