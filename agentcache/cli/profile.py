@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from agentcache.errors import ConfigError
+from agentcache.files import write_whole
 
 POINTS, REPEATS, MAX_LEN = 120, 3, 4096
 FULL_POINTS, FULL_REPEATS = 1000, 5
@@ -88,7 +89,7 @@ def profile(
     from agentcache.vllm_plugin.lab.profiling.plot import residual_svg
 
     title = f"{found.profile.model} on {found.profile.device}: relative error of the fitted step times"
-    out.with_suffix(".svg").write_text(residual_svg(found.points, title), encoding="utf-8")
+    write_whole(out.with_suffix(".svg"), residual_svg(found.points, title))
     _show(found, time.perf_counter() - begun, repeats)
     if subject.disturbance > BUSY:
         print(f"warning: repeats of a step differ by a factor of {subject.disturbance:.2f}: something else is running")

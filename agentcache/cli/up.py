@@ -58,8 +58,8 @@ def up(
         options = {"host": host, "port": port, "keep_alive_timeout_s": config.keep_alive_s}
         print(json.dumps({"http_options": options, "applications": applications}, indent=1))
         return
+    from agentcache.files import free_port
     from agentcache.service.local import running, wait_for_signal
-    from agentcache.service.ports import free_port
 
     if host not in ("127.0.0.1", "localhost", "::1") and not tenants:
         typer.echo(f"warning: {host} is reachable by others, and no --tenants are asked for tokens", err=True)

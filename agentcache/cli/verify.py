@@ -12,8 +12,8 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from agentcache.cli.output import check_json_path, write_json
 from agentcache.errors import ConfigError, InputError
+from agentcache.files import check_writable, write_json
 
 if TYPE_CHECKING:
     from agentcache.vllm_plugin.lab.verify.paths import Finding
@@ -79,7 +79,7 @@ def verify(
     ):
         if value is not None and value not in built:
             raise ConfigError(f"{flag} is {value!r}; nothing was started", hint="available: " + ", ".join(built))
-    check_json_path(json_path)
+    check_writable("--json", json_path)
     if policy is not None:
         _check_policy(policy)
     if device == "books":

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from agentcache.errors import ConfigError
+from agentcache.files import write_whole
 
 SCHEMA = "agentcache-cost/1"
 COEFFICIENTS = ("c0", "c_seg", "c_lin", "c_load", "c_att", "c_dec", "c_kv", "floor")
@@ -104,5 +105,5 @@ class CostProfile:
                 )
 
     def save(self, path: str | Path) -> None:
-        """Write the profile as JSON."""
-        Path(path).write_text(json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2) + "\n", encoding="utf-8")
+        """Write the profile as JSON, whole or not at all. Raises `ConfigError`."""
+        write_whole(path, json.dumps({"schema": SCHEMA, **asdict(self)}, indent=2) + "\n")

@@ -4,7 +4,6 @@ A retention layer stands in front of a policy with a plus: `ttl+asymcache`, `ttl
 """
 
 import inspect
-import math
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -12,8 +11,9 @@ from typing import Any
 from agentcache.cost import CostModel
 from agentcache.errors import ConfigError
 from agentcache.policy.base import Policy, Reuse
+from agentcache.specs import Spec
 
-__all__ = ["Policy", "Reuse", "layers", "make_online_policy", "make_policy", "names", "parse_spec"]
+__all__ = ["Policy", "Reuse", "layers", "make_online_policy", "make_policy", "names"]
 
 GROUP = "agentcache.policies"
 
@@ -28,23 +28,6 @@ def names() -> list[str]:
     return sorted(_found())
 
 
-def parse_spec(spec: str) -> tuple[str, dict[str, str]]:
-    """Split `asymcache:lifespan_s=30,p=0.5` into its name and its options; raises `ConfigError`."""
-    name, _, rest = spec.partition(":")
-    options: dict[str, str] = {}
-    for part in filter(None, rest.split(",")):
-        key, equals, value = part.partition("=")
-        if not equals or not key.strip() or not value.strip():
-            raise ConfigError(
-                f"policy {spec!r} has {part!r} where option=value was expected; nothing was started",
-                hint="write for example asymcache:lifespan_s=30,p=0.5",
-            )
-        if key.strip() in options:
-            raise ConfigError(f"policy {spec!r} gives {key.strip()} twice; nothing was started")
-        options[key.strip()] = value.strip()
-    return name.strip(), options
-
-
 def make_policy(spec: str, cost: CostModel, capacity_blocks: int) -> Policy:
     """Build a policy for a pool of `capacity_blocks` blocks from its spec.
 
@@ -52,13 +35,14 @@ def make_policy(spec: str, cost: CostModel, capacity_blocks: int) -> Policy:
     layer over something, an unknown option, or a bad value.
     """
     first, plus, rest = spec.partition("+")
-    name, options = parse_spec(first)
+    given = Spec("policy", first)
+    name = given.name
     cls = _load(name)
     parameters = inspect.signature(cls).parameters
     known = {
         key: parameter for key, parameter in parameters.items() if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
-    values = {key: _read(name, key, value, known) for key, value in options.items()}
+    values = {key: _read(given, key, text, known[key]) for key, text in given.options(known).items()}
     if ("inner" in parameters) != bool(plus):
         wrong = "no retention layer, but stands" if plus else "a retention layer, but does not stand"
         raise ConfigError(
@@ -95,18 +79,7 @@ def _load(name: str) -> Any:
     return _found()[name].load()
 
 
-def _read(name: str, key: str, text: str, known: dict[str, inspect.Parameter]) -> Any:
-    if key not in known:
-        listed = ", ".join(known) or "none"
-        raise ConfigError(f"policy {name!r} has no option {key!r}; nothing was started", hint=f"its options: {listed}")
-    if known[key].annotation in (bool, bool | None):
-        if text in ("true", "false"):
-            return text == "true"
-        raise ConfigError(f"policy {name!r}: {key} is {text!r}, expected true or false; nothing was started")
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ConfigError(f"policy {name!r}: {key} is {text!r}, expected a finite number; nothing was started")
-    return value
+def _read(given: Spec, key: str, text: str, parameter: inspect.Parameter) -> Any:
+    if parameter.annotation in (bool, bool | None):
+        return given.either(key, text)
+    return given.number(key, text)

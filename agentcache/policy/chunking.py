@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from agentcache.cost import CostModel
 from agentcache.errors import ConfigError
+from agentcache.specs import Spec
 
 Gap = tuple[int, int]
 Mode = Literal["off", "fixed", "paper", "adaptive"]
@@ -189,50 +190,30 @@ def parse_chunking(spec: str) -> Chunking:
     `adaptive:tpot=50ms,threshold=4,least=128,slack=off` or `adaptive:tpot=x1.5`; `paper:base=2048,share=0.5`;
     `fixed:512`. Raises `ConfigError` for an unknown name (listing the known ones), an unknown option, or a bad value.
     """
-    name, _, rest = spec.partition(":")
+    given = Spec("chunking", spec)
+    name = given.name
     if name not in _OPTIONS:
-        raise ConfigError(f"chunking {spec!r} is unknown; nothing was started", hint="known: " + ", ".join(_OPTIONS))
+        raise given.error(f"chunking {spec!r} is unknown", "known: " + ", ".join(_OPTIONS))
     values: dict[str, Any] = {"least": 512, "threshold": 16} if name == "paper" else {}
-    seen = set()
-    for number, part in enumerate(filter(None, rest.split(","))):
-        key, equals, text = part.partition("=")
-        if name == "fixed" and not equals and not number:
-            key, text = "size", part
-        if key not in _OPTIONS[name]:
-            listed = ", ".join(_OPTIONS[name]) or "none"
-            raise ConfigError(
-                f"chunking {name!r} has no option {key!r}; nothing was started", hint=f"its options: {listed}"
-            )
-        if key in seen:
-            raise ConfigError(f"chunking {spec!r} gives {key} twice; nothing was started")
-        seen.add(key)
-        values |= _read(spec, key, text)
+    for key, text in given.options(_OPTIONS[name], first="size" if name == "fixed" else "").items():
+        values |= _read(given, key, text)
     return Chunking(name, **values)  # type: ignore[arg-type]
 
 
-def _read(spec: str, key: str, text: str) -> dict[str, Any]:
-    if key == "tpot" and text.startswith("x"):
-        return {"tpot_s": None, "tpot_x": _number(spec, key, text[1:], text)}
-    if key == "tpot":
-        return {"tpot_s": _number(spec, key, text.removesuffix("ms"), text) / 1e3}
-    if key == "slack":
-        if text in ("on", "off"):
-            return {key: text == "on"}
-        raise ConfigError(f"chunking {spec!r}: slack is {text!r}, expected on or off; nothing was started")
-    value = _number(spec, key, text, text)
-    if key == "share":
-        return {key: value}
+def _read(given: Spec, key: str, text: str) -> dict[str, Any]:
+    match key:
+        case "tpot":
+            try:
+                if text.startswith("x"):
+                    return {"tpot_s": None, "tpot_x": given.number(key, text[1:])}
+                return {"tpot_s": given.number(key, text.removesuffix("ms")) / 1e3}
+            except ConfigError:
+                raise given.unexpected(key, text, "milliseconds (50ms) or a multiple (x1.5)") from None
+        case "slack":
+            return {key: given.either(key, text, "on", "off")}
+        case "share":
+            return {key: given.number(key, text)}
+    value = given.number(key, text)
     if value != int(value):
-        raise ConfigError(f"chunking {spec!r}: {key} is {text!r}, expected a whole number; nothing was started")
+        raise given.unexpected(key, text, "a whole number")
     return {key: int(value)}
-
-
-def _number(spec: str, key: str, text: str, shown: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        expected = "milliseconds (50ms) or a multiple (x1.5)" if key == "tpot" else "a finite number"
-        raise ConfigError(f"chunking {spec!r}: {key} is {shown!r}, expected {expected}; nothing was started")
-    return value

@@ -30,9 +30,9 @@ from ray.serve.schema import LoggingConfig
 from routing import paired, serves
 
 from agentcache.cost import CostProfile
+from agentcache.files import free_port
 from agentcache.service.config import ServiceConfig
 from agentcache.service.local import running
-from agentcache.service.ports import free_port
 from agentcache_workloads.replay.accounts.provenance import commit, describe_host
 
 PIECE = b'data: {"id":"cmpl-0","object":"text_completion","choices":[{"index":0,"text":"' + 64 * b"x" + b'"}]}\n\n'

@@ -27,7 +27,7 @@ from typing import Any
 
 import httpx
 
-from agentcache.service.ports import free_port
+from agentcache.files import free_port
 from agentcache_workloads.replay.accounts.provenance import commit, describe_host
 
 TRACE = "workloads/data/cc_weka.cut.jsonl.zst"

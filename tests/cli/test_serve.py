@@ -18,7 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 from agentcache.cli.main import app
-from agentcache.service.ports import free_port
+from agentcache.files import free_port
 
 pytest.importorskip("vllm", reason="the server is vLLM's")
 

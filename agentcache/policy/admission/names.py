@@ -13,12 +13,11 @@ own order is by priority (vLLM's `--scheduling-policy priority`), the rule is `p
 `priority=true`. Else nobody jumps a queue that is to be first come, first served.
 """
 
-import math
 from dataclasses import replace
 from typing import Any
 
-from agentcache.errors import ConfigError
 from agentcache.policy.admission.working_set import WorkingSetConfig
+from agentcache.specs import Spec
 
 _RULES = {
     "fcfs": None,
@@ -51,50 +50,24 @@ def parse_admission(spec: str) -> WorkingSetConfig | None:
 
     Raises `ConfigError` for an unknown name (listing the known ones), an unknown option, or a bad value.
     """
-    given, _, rest = spec.partition(":")
-    name = _ALIASES.get(given, given)
+    given = Spec("admission", spec)
+    name = _ALIASES.get(given.name, given.name)
     if name not in _RULES:
-        raise ConfigError(f"admission {spec!r} is unknown; nothing was started", hint="known: " + ", ".join(BUILT))
+        raise given.error(f"admission {spec!r} is unknown", "known: " + ", ".join(BUILT))
     rule = _RULES[name]
-    known = _OPTIONS.get(name, ())
     values: dict[str, Any] = {}
     floors: dict[str, float] = {}
-    for number, part in enumerate(filter(None, rest.split(","))):
-        key, equals, text = part.partition("=")
-        if name == "fixed-release" and not equals and not number:
-            key, text = "release_s", part
-        if key in values or key.removeprefix("floor.") in floors:
-            raise ConfigError(f"admission {spec!r} gives {key} twice; nothing was started")
-        if key.startswith("floor.") and "floor.TENANT" in known:
-            floors[key.removeprefix("floor.")] = _number(spec, key, text)
-        elif key not in known or key == "floor.TENANT":
-            listed = ", ".join(known) or "none"
-            raise ConfigError(
-                f"admission {given!r} has no option {key!r}; nothing was started", hint=f"its options: {listed}"
-            )
+    first = "release_s" if name == "fixed-release" else ""
+    for key, text in given.options(_OPTIONS.get(name, ()), first).items():
+        if key.startswith("floor."):
+            floors[key.removeprefix("floor.")] = given.number(key, text)
         elif key == "priority":
-            values[key] = _true(spec, key, text)
+            values[key] = given.either(key, text)
         else:
-            values[key] = text if key == "order" else _number(spec, key, text)
+            values[key] = text if key == "order" else given.number(key, text)
     if name == "fixed-release" and "release_s" not in values:
-        raise ConfigError(
-            f"admission {spec!r} names no release time; nothing was started",
-            hint="give the seconds of pause after which a job gives up its place: fixed-release:60",
+        raise given.error(
+            f"admission {spec!r} names no release time",
+            "give the seconds of pause after which a job gives up its place: fixed-release:60",
         )
     return replace(rule, **values, floors=tuple(floors.items())) if rule and (values or floors) else rule
-
-
-def _true(spec: str, key: str, text: str) -> bool:
-    if text not in ("true", "false"):
-        raise ConfigError(f"admission {spec!r}: {key} is {text!r}, expected true or false; nothing was started")
-    return text == "true"
-
-
-def _number(spec: str, key: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ConfigError(f"admission {spec!r}: {key} is {text!r}, expected a finite number; nothing was started")
-    return value

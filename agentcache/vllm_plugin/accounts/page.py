@@ -24,6 +24,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from agentcache.files import whole
 from agentcache.vllm_plugin.accounts.metrics import METRICS, Meter
 
 logger = logging.getLogger(f"vllm.{__name__}")  # as vLLM's own, whose handlers it has
@@ -202,13 +203,8 @@ def _ring(place: Path, name: str) -> None:
 
 def _replace(path: Path, body: bytes) -> None:
     """In one piece, and not by a memory map, which kills its process when the disk is full."""
-    part = path.with_suffix(".part")
-    try:
-        part.write_bytes(struct.pack("ii", len(body) + 8, 0) + body)
-        part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
+    with whole(path) as file:
+        file.write(struct.pack("ii", len(body) + 8, 0) + body)
 
 
 def _private(place: Path) -> None:

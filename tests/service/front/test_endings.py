@@ -15,12 +15,12 @@ import httpx
 import openai
 import pytest
 
+from agentcache.files import free_port
 from agentcache.service.config import ServiceConfig
 from agentcache.service.front.endings import last_words
 from agentcache.service.front.http import api
 from agentcache.service.front.ingress import LOST, Ingress
 from agentcache.service.front.tenants import Tenants
-from agentcache.service.ports import free_port
 from agentcache.service.replicas.wire import Address, Wires
 from agentcache.service.routing.call import Call, Head, Plan
 from tests.service.stand import Local

@@ -3,8 +3,8 @@
 import asyncio
 from typing import Any
 
+from agentcache.files import free_port
 from agentcache.service.front.listen import listening
-from agentcache.service.ports import free_port
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from agentcache.errors import ConfigError
+from agentcache.specs import Spec
 from agentcache_workloads.generators import bfcl, gamma, infercept, tree, workflow
 from agentcache_workloads.readers.trace import Meta, Session
 
@@ -25,17 +26,13 @@ def generate(name: str, settings: Sequence[str], seed: int) -> tuple[Meta, Itera
             f"generator {name!r} is not known; nothing was written", hint=f"known: {', '.join(GENERATORS)}"
         )
     kind, make = GENERATORS[name]
-    given: dict[str, str] = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals or key in given:
-            raise ConfigError(f"--set {setting!r} is not NAME=VALUE, each name once; nothing was written")
-        given[key] = value
+    fields = {field.name: field.default for field in msgspec.structs.fields(kind)}
+    given = Spec("generator", name, "nothing was written").options(fields, parts=settings)
     try:
         spec = msgspec.convert(given, kind, strict=False)
     except (msgspec.ValidationError, ValueError) as error:
         raise ConfigError(
             f"generator {name} cannot take these settings: {error}; nothing was written",
-            hint="known: " + ", ".join(f"{field.name}={field.default!r}" for field in msgspec.structs.fields(kind)),
+            hint="known: " + ", ".join(f"{field}={default!r}" for field, default in fields.items()),
         ) from error
     return make(spec, seed)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from agentcache.errors import InputError
+from agentcache.files import whole
 from agentcache_workloads.readers.build import make_call, make_session, make_trace
 from agentcache_workloads.readers.lines import numbered_lines
 from agentcache_workloads.readers.swe_smith import CHARACTERS
@@ -248,8 +249,10 @@ def write_steps(path: str | Path, sessions: Iterable[Session]) -> None:
         jobs.append({"instance_id": session.sid, "steps": steps})
     try:
         packed = gzip.compress(pickle.dumps(jobs, protocol=4), mtime=0)
-        path.write_bytes(packed)
+        with whole(path) as file:
+            file.write(packed)
         manifest = json.dumps({"files": {path.name: sha256(packed).hexdigest()}})
-        (path.parent / "manifest.json").write_text(manifest, encoding="utf-8")
+        with whole(path.parent / "manifest.json") as file:
+            file.write(manifest.encode())
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror}; nothing was written") from error

@@ -12,7 +12,8 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 
-from agentcache.errors import ConfigError, InputError
+from agentcache.errors import InputError
+from agentcache.specs import Spec
 from agentcache_workloads.readers.trace import Call, Session
 
 Draw = Callable[[random.Random], float]
@@ -44,8 +45,8 @@ def with_pauses(sessions: Iterable[Session], spec: str, seed: int, *, every: boo
     `none` is 0; `cycle:S` the recorded time from start to start less `S` seconds of service, at least 0. The same for
     a seed, whatever else the trace holds. Raises `ConfigError` for another `spec`.
     """
-    name, _, rest = spec.partition(":")
-    make = _makers(name, rest, spec)
+    given = Spec("pauses", spec, "nothing was done")
+    name, make = given.name, _makers(given)
 
     def paused(call: Call, draw: Draw, rng: random.Random) -> Call:
         if call.after is None or (call.delay_s is not None and not every):
@@ -64,16 +65,17 @@ def with_pauses(sessions: Iterable[Session], spec: str, seed: int, *, every: boo
     return filled()
 
 
-def _makers(name: str, rest: str, spec: str) -> Callable[[random.Random], Draw]:
+def _makers(given: Spec) -> Callable[[random.Random], Draw]:
     """For a job's random numbers, how its pauses are drawn."""
-    match name:
+    rest = given.value
+    match given.name:
         case "none" if not rest:
             return lambda job: lambda rng: 0.0
         case "cycle" | "const":
-            [seconds] = _numbers(spec, rest, 1)
+            [seconds] = given.numbers("S", least=0)
             return lambda job: lambda rng: seconds
         case "lognormal":
-            mu, sigma = _numbers(spec, rest, 2)
+            mu, sigma = given.numbers("MU", "SIGMA")
             return lambda job: lambda rng: rng.lognormvariate(mu, sigma)
         case "infercept" if rest == "mixed":
             kinds = [gamma(*INFERCEPT[kind]) for kind in sorted(INFERCEPT)]
@@ -86,7 +88,7 @@ def _makers(name: str, rest: str, spec: str) -> Callable[[random.Random], Draw]:
         case "empirical" if rest:
             pauses = recorded_pauses(rest)
             return lambda job: lambda rng: rng.choice(pauses)
-    raise ConfigError(f"pauses {spec!r} are not known; nothing was done", hint=f"known: {MODELS}")
+    raise given.error(f"pauses {given.text!r} are not known", f"known: {MODELS}")
 
 
 def recorded_pauses(path: str) -> list[float]:
@@ -122,15 +124,3 @@ def _quantiles(known: Sequence[float]) -> Draw:
         return known[2]
 
     return draw
-
-
-def _numbers(spec: str, text: str, count: int) -> list[float]:
-    try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if len(numbers) != count or not all(map(math.isfinite, numbers)) or (count == 1 and numbers[0] < 0):
-        raise ConfigError(
-            f"pauses {spec!r}: {text!r} is not {count} number(s); nothing was done", hint=f"known: {MODELS}"
-        )
-    return numbers

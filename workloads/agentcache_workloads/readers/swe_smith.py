@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from agentcache.errors import InputError
+from agentcache.files import whole
 from agentcache_workloads.readers.build import make_call, make_session, make_trace
 from agentcache_workloads.readers.trace import Call, Meta, Session
 
@@ -110,7 +111,8 @@ def write_swe_smith(path: str | Path, sessions: Iterable[Session]) -> None:
             }
         )
     try:
-        Path(path).write_text(json.dumps(records), encoding="utf-8")
+        with whole(path) as file:
+            file.write(json.dumps(records).encode())
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror}; nothing was written") from error
 

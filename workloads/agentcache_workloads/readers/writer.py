@@ -1,7 +1,6 @@
 """Writer of `agentkv-trace/1`: sessions back to lines, prompts as deltas, files that appear only when complete."""
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from agentcache.errors import InputError
+from agentcache.files import whole
 from agentcache_workloads.readers.trace import Call, Meta, Session
 
 
@@ -41,16 +41,9 @@ def write_lines(path: Path, body: Iterable[str], head: Callable[[], Iterable[str
         with tempfile.TemporaryFile(dir=path.parent) as kept:
             _write(kept, body, path.suffix == ".zst")
             kept.seek(0)
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    _write(file, head(), path.suffix == ".zst")
-                    shutil.copyfileobj(kept, file)
-                os.chmod(name, 0o644)
-                os.replace(name, path)
-            except BaseException:
-                os.unlink(name)
-                raise
+            with whole(path) as file:
+                _write(file, head(), path.suffix == ".zst")
+                shutil.copyfileobj(kept, file)
     except OSError as error:
         raise InputError(f"trace {path} cannot be written: {error.strerror}; nothing was written") from error
 

@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from agentcache.errors import ConfigError, InputError
+from agentcache.errors import InputError
+from agentcache.files import write_whole
 from agentcache_workloads.report.plots import KINDS, latency_cdf, residency_bands, token_bars, ttft_bars
 from agentcache_workloads.report.summary import changes, common, field, rows, verdict
 
@@ -39,18 +39,7 @@ def write_report(result: Mapping[str, Any], path: str | Path) -> None:
         raise InputError(f"schema is {result.get('schema')!r}, expected {SCHEMA!r}; no report was written")
     if not result.get("runs"):
         raise InputError("the result has no runs; no report was written")
-    page = render(result)
-    partial = Path(f"{path}.partial")
-    try:
-        partial.write_text(page, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise ConfigError(
-            f"the report cannot be written to {path}: {error.strerror}; the page is lost",
-            hint="name a file in a folder that exists and is writable",
-        ) from error
+    write_whole(path, render(result), "the page is lost")
 
 
 def render(result: Mapping[str, Any]) -> str:

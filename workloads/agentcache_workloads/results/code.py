@@ -12,9 +12,17 @@ from pathlib import Path
 import msgspec
 
 from agentcache.policy import GROUP
+from agentcache.specs import Spec, split_layers
 
-CODE = ("agentcache.model", "agentcache.cost", "agentcache.policy", "agentcache.residency", "agentcache.sim")
-"""The packages whose code decides what a row says."""
+CODE = (
+    "agentcache.model",
+    "agentcache.cost",
+    "agentcache.policy",
+    "agentcache.residency",
+    "agentcache.sim",
+    "agentcache.specs",
+)
+"""The packages and modules whose code decides what a row says."""
 
 EQUAL = Path(__file__).with_name("equal.toml")
 
@@ -41,7 +49,7 @@ def code_hash(policy: str = "") -> str:
     or whose order, matters.
     """
     statements = set(_core())
-    names = {part.partition(":")[0] for part in policy.split("+")}
+    names = {Spec("policy", part).name for part in split_layers(policy)}
     for point in entry_points(group=GROUP):
         if point.name in names and not point.module.startswith(CODE):
             for path in _sources(point.module):
@@ -84,8 +92,8 @@ def _core() -> Set[str]:
     found: set[str] = set()
     for package in CODE:
         spec = find_spec(package)
-        assert spec and spec.submodule_search_locations
-        for path in Path(spec.submodule_search_locations[0]).rglob("*"):
+        assert spec and spec.origin
+        for path in Path(spec.origin).parent.rglob("*") if spec.submodule_search_locations else [Path(spec.origin)]:
             if path.suffix == ".py":
                 found |= statements_of(path.read_text(encoding="utf-8"))
             elif path.suffix == ".json":

@@ -13,6 +13,7 @@ from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from agentcache.errors import ConfigError
+from agentcache.files import write_whole
 from agentcache_workloads.results.cells import cells
 from agentcache_workloads.results.code import code_hash
 from agentcache_workloads.results.columns import column
@@ -97,7 +98,7 @@ def write_page(out: Path, figures: dict[Path, Figure]) -> None:
     for path in folder.glob("*.toml"):
         order, text = bench_section(path)
         parts.append((order, path.stem, text))
-    (out / "results.md").write_text(page([text for _, _, text in sorted(parts)]), encoding="utf-8")
+    write_whole(out / "results.md", page([text for _, _, text in sorted(parts)]))
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

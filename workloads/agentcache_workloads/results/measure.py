@@ -10,6 +10,7 @@ import msgspec
 from agentcache.cost import CostModel, CostProfile
 from agentcache.policy import names
 from agentcache.sim.fixed import run_fixed
+from agentcache.specs import Spec, split_layers
 from agentcache_workloads.replay.accounts.metrics import jain, job_latency_s, percentile, spread, ttft_s
 from agentcache_workloads.replay.engines.queueing import simulate
 from agentcache_workloads.replay.jobs.arrivals import arrival_times
@@ -31,8 +32,8 @@ VOCABULARY = 1000  # of tokens that nobody computes
 def missing(cell: Cell) -> str | None:
     """Why a cell cannot run in this installation, if it cannot: a policy that is not here."""
     known = {STOCK, *names()}
-    for part in cell.policy.split("+"):
-        if (name := part.partition(":")[0]) not in known:
+    for part in split_layers(cell.policy):
+        if (name := Spec("policy", part).name) not in known:
             return f"policy {name} is not installed"
     return None
 

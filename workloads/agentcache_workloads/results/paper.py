@@ -8,6 +8,7 @@ from statistics import fmean, median
 from typing import Any
 
 from agentcache.errors import InputError
+from agentcache.files import write_whole
 from agentcache_workloads.results.cells import cells
 from agentcache_workloads.results.compare import Comparison
 from agentcache_workloads.results.config import load_figure
@@ -78,7 +79,7 @@ def write_paper(out: Path, configs: Path) -> None:
         wanted[path.stem] = len(keys)
         rows_of[path.stem] = [row for row in load_rows(out / "results" / f"{path.stem}.csv") if row.get("key") in keys]
     known = {name: rows for name, rows in rows_of.items() if rows}
-    (out / "paper.md").write_text(paper_page(known, wanted), encoding="utf-8")
+    write_whole(out / "paper.md", paper_page(known, wanted))
 
 
 def _speedups(model: str, ours: Comparison | None) -> str:

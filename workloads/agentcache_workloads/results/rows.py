@@ -2,11 +2,11 @@
 
 import csv
 import io
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from agentcache.errors import InputError
+from agentcache.files import write_whole
 from agentcache_workloads.results.cells import Cell
 
 Row = Mapping[str, str]
@@ -51,9 +51,7 @@ def save_rows(path: Path, rows: Iterable[Row]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text.getvalue(), encoding="utf-8")
-    os.replace(beside, path)
+    write_whole(path, text.getvalue())
 
 
 def _text(value: object) -> str:

@@ -1,16 +1,15 @@
 """Times steps of chosen shapes on a live engine: what is to be missing is evicted, then the prompt is asked again."""
 
 import os
-import platform
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 from agentcache.cost import CostProfile
 from agentcache.errors import EngineError
+from agentcache.files import cpu_model
 from agentcache.model import Event, StepTimed
 from agentcache.vllm_plugin.lab.look_inside import EngineView
 from agentcache.vllm_plugin.lab.profiling.grid import DECODES, Phase, Shape
@@ -158,9 +157,4 @@ def _device() -> str:
         import torch
 
         return torch.cuda.get_device_name()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return f"{next(named, platform.machine())}, {os.cpu_count()} cores"
+    return f"{cpu_model()}, {os.cpu_count()} cores"

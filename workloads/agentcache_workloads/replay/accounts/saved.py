@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from agentcache.errors import ConfigError
+from agentcache.files import write_whole
 from agentcache_workloads.replay.spec import RunResult, RunSpec
 
 
@@ -63,4 +64,4 @@ def keep(path: Path, stopped: Stopped | None) -> None:
     if stopped is None:
         stopped_path(path).unlink(missing_ok=True)
     else:
-        stopped_path(path).write_bytes(msgspec.json.encode(stopped))
+        write_whole(stopped_path(path), msgspec.json.encode(stopped), "its calls are lost")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from agentcache_workloads.replay.commands.replay import write_whole
+from agentcache.files import write_whole
 from agentcache_workloads.replay.spec import STOCK
 from agentcache_workloads.report.summary import field
 

@@ -1,6 +1,5 @@
 """The command `agentcache peers`: starts one server after the other and replays the same jobs on each, over HTTP."""
 
-import json
 import os
 import re
 import shlex
@@ -22,11 +21,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from agentcache.errors import ConfigError, EngineError, InputError
-from agentcache.service.ports import free_port
+from agentcache.files import free_port, write_json
 from agentcache_workloads.replay.accounts.provenance import commit, describe_host, describe_trace
 from agentcache_workloads.replay.commands.peer_rows import write_rows
 from agentcache_workloads.replay.commands.prepare import Options, prepare
-from agentcache_workloads.replay.commands.replay import SCHEMA, advance, describe_run, run_one, show, write_whole
+from agentcache_workloads.replay.commands.replay import SCHEMA, advance, describe_run, run_one, show
 from agentcache_workloads.replay.spec import Remote, Selection
 
 LOGGED = re.compile(r"^(?:\(\w+ pid=\d+\) )?(?:[A-Z]+ [\d-]+ [\d:]+ \[[^\]]*\] )?")
@@ -117,7 +116,7 @@ def peers(
                 "runs": runs,
             }
             if json_path:
-                write_whole(json_path, json.dumps(result, indent=1) + "\n")
+                write_json(json_path, result)
             if html_path:
                 from agentcache_workloads.report.page import write_report
 

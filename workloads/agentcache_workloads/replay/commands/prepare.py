@@ -15,9 +15,11 @@ from agentcache.cost import CostModel
 from agentcache.cost.prior import ModelShape, flop_prior, prior_of
 from agentcache.cost.profile import CostProfile
 from agentcache.errors import AgentCacheError, ConfigError, InputError
-from agentcache.policy import make_policy, names, parse_spec
+from agentcache.files import check_writable
+from agentcache.policy import make_policy, names
 from agentcache.policy.admission.names import BUILT, parse_admission
 from agentcache.policy.chunking import parse_chunking
+from agentcache.specs import Spec, split_layers
 from agentcache_workloads.replay.accounts.provenance import vllm_distribution
 from agentcache_workloads.replay.engines.fixed_schedule import mean_live_tokens
 from agentcache_workloads.replay.engines.http.dialects import DIALECTS
@@ -103,8 +105,8 @@ def prepare(options: Options) -> Prepared:
     if not http:
         known = [STOCK, *names()]
         for policy in policies:
-            for part in policy.split("+"):
-                _one_of("policy", parse_spec(part)[0], known)
+            for part in split_layers(policy):
+                _one_of("policy", Spec("policy", part).name, known)
     elif len(policies) > 1:
         raise ConfigError(
             f"--policies is {options.policies!r}, but a server runs one policy; nothing was started",
@@ -349,8 +351,7 @@ def _one_of(flag: str, value: str, available: Sequence[str]) -> None:
 def _check_outputs(json_path: Path | None, html_path: Path | None) -> None:
     """Fail now rather than after minutes of measuring."""
     for flag, path in (("--json", json_path), ("--html", html_path)):
-        if path is not None and (path.is_dir() or not path.parent.is_dir()):
-            raise ConfigError(f"{flag} {path} cannot be written; nothing was started", hint="its folder must exist")
+        check_writable(flag, path)
     if json_path and html_path and json_path.resolve() == html_path.resolve():
         raise ConfigError(f"--json and --html are both {json_path}; nothing was started", hint="name two files")
     if html_path:

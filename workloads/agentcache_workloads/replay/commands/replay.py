@@ -1,11 +1,8 @@
 """The command `agentcache replay`: recorded agent jobs on a real engine, one fresh process a policy and seed."""
 
-import json
-import os
 import shlex
 import signal
 import sys
-import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from agentcache.errors import ConfigError
+from agentcache.files import write_json
 from agentcache_workloads.readers.formats import FORMATS
 from agentcache_workloads.readers.pauses import MODELS
 from agentcache_workloads.replay.accounts.metrics import run_object
@@ -179,7 +177,7 @@ def replay(
                 "runs": runs,
             }
             if json_path:
-                write_whole(json_path, json.dumps(result, indent=1) + "\n")
+                write_json(json_path, result)
             if html_path:
                 from agentcache_workloads.report.page import write_report
 
@@ -245,18 +243,6 @@ def show(runs: list[dict[str, Any]]) -> None:
     if errors := sum(run["errors"] for run in runs):
         print(f"{errors} calls failed; their jobs are missing from the latencies.")
     print(verdict(rows(runs)))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it appears complete or not at all; raises `ConfigError`."""
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}; the result is lost") from error
 
 
 def _leave(signum: int, frame: FrameType | None) -> None:

@@ -1,6 +1,5 @@
 """The command `agentcache validate-sim`: the live engine and the simulator on the same jobs, side by side."""
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -17,11 +16,11 @@ from rich.table import Table
 
 from agentcache.cost import CostModel, CostProfile, prior_of
 from agentcache.errors import EngineError
+from agentcache.files import write_json
 from agentcache_workloads.replay.accounts.metrics import job_latency_s
 from agentcache_workloads.replay.accounts.provenance import commit, describe_host, describe_trace
 from agentcache_workloads.replay.commands import flags
 from agentcache_workloads.replay.commands.prepare import Options, model_config, prepare, warn
-from agentcache_workloads.replay.commands.replay import write_whole
 from agentcache_workloads.replay.engines.driven import Driven, drive
 from agentcache_workloads.replay.engines.queueing import shuffled, simulate
 from agentcache_workloads.replay.engines.vllm import engine as vllm_engine
@@ -126,7 +125,7 @@ def validate_sim(
             "commit": commit(),
             "runs": [asdict(row) for row in rows],
         }
-        write_whole(json_path, json.dumps(result, indent=1) + "\n")
+        write_json(json_path, result)
     Console(width=None if Console().is_terminal else 130).print(_table(rows))
     verdicts = list(judge(rows))
     for _, sentence in verdicts:

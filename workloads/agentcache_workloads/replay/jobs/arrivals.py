@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 
 from agentcache.errors import ConfigError
+from agentcache.specs import Spec
 from agentcache_workloads.replay.jobs.jobs import Job
 
 KINDS = ("closed", "poisson:JPS", "gamma:JPS,CV", "trace", "all-at-once")
@@ -17,10 +18,10 @@ def arrival_times(spec: str, jobs: Sequence[Job], seed: int, time_scale: float =
     variation, `trace` takes the recorded arrivals, scaled, `all-at-once` is 0. Raises `ConfigError` for another
     spec, a bad number, or a trace without arrivals.
     """
-    name, _, rest = spec.partition(":")
-    numbers = [_number(spec, part) for part in rest.split(",")] if rest else []
+    given = Spec("--arrival", spec)
+    numbers = [_rate(given, part) for part in given.value.split(",")] if given.value else []
     draw = random.Random(f"arrivals/{seed}")
-    match name, numbers:
+    match given.name, numbers:
         case "closed", []:
             return None
         case "all-at-once", []:
@@ -45,11 +46,7 @@ def _summed(gap: Callable[[], float], count: int) -> list[float]:
     return list(accumulate(gap() for _ in range(count)))
 
 
-def _number(spec: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise ConfigError(f"--arrival {spec!r}: {text!r} is no number above 0; nothing was started")
+def _rate(given: Spec, text: str) -> float:
+    if (value := given.number("a rate", text)) <= 0:
+        raise given.unexpected("a rate", text, "a number above 0")
     return value
