@@ -91,8 +91,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_
 
     `engine` is its name in the cluster, `epoch` is new whenever it starts, `seq` counts its reports from 1. A `full`
     report names everything that the engine holds: what it does not name is gone. `dropped` counts the summaries that
-    its bounded queue has lost so far;
-    `c_lin` s/token and `c_att` s/token^2 are its prices; `obeys` is the service instance whose commands it carries out.
+    its bounded queue has lost so far; `c_lin` s/token and `c_att` s/token^2 are its prices.
     """
 
     engine: Annotated[str, msgspec.Meta(pattern="^[^/]+$", max_length=MAX_ID_BYTES)]
@@ -101,11 +100,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_
     full: bool = False
     capacity_tokens: Tokens = 0
     free_tokens: Tokens = 0
-    waiting_rebuild_s: float = 0.0
     c_lin: float = 0.0
     c_att: float = 0.0
     dropped: int = 0
-    obeys: str = ""
     contexts: tuple[ContextState, ...] = ()
     pauses: tuple[Pause, ...] = ()
     done: tuple[Done, ...] = ()

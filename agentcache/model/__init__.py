@@ -1,13 +1,11 @@
-"""The words of the product as types: block, context, span, events, decisions. Standard library only."""
+"""The words of the product as types: block, context, events, decisions. Standard library only."""
 
 from agentcache.model.block import Block, Key
-from agentcache.model.context import Context, Span, shared, spans
-from agentcache.model.decisions import Chunk, Decision, Evict, Hold, Join, Release, Retain
+from agentcache.model.context import Context, shared
+from agentcache.model.decisions import Decision, Hold, Join, Release
 from agentcache.model.events import (
     BlocksEvicted,
-    BlocksRestood,
     BlocksStored,
-    ContextChanged,
     Event,
     JobFinished,
     JobStarted,
@@ -24,6 +22,7 @@ from agentcache.model.events import (
     TurnScheduled,
 )
 from agentcache.model.owners import NOBODY, Owners
+from agentcache.model.signals import BlocksRestood, ContextChanged
 from agentcache.model.standing import LIVELIEST, Standing
 from agentcache.model.tally import Tally
 
@@ -34,12 +33,10 @@ __all__ = [
     "BlocksEvicted",
     "BlocksRestood",
     "BlocksStored",
-    "Chunk",
     "Context",
     "ContextChanged",
     "Decision",
     "Event",
-    "Evict",
     "Hold",
     "JobFinished",
     "JobStarted",
@@ -48,9 +45,7 @@ __all__ = [
     "Owners",
     "PoolResized",
     "Release",
-    "Retain",
     "RetainAsked",
-    "Span",
     "Standing",
     "StepTimed",
     "Stop",
@@ -63,5 +58,4 @@ __all__ = [
     "TurnPreempted",
     "TurnScheduled",
     "shared",
-    "spans",
 ]

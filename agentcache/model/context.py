@@ -1,6 +1,6 @@
-"""A context: the chain of blocks of one session after its last turn; a span: a run of it that moves as one."""
+"""A context: the chain of blocks of one session after its last turn."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from agentcache.model.block import Key
@@ -19,7 +19,7 @@ class Context:
 
     id: str
     job: str
-    chain: tuple[Key, ...] = ()
+    chain: tuple[Key, ...] = field(default=(), repr=False)
     standing: Standing = Standing.UNKNOWN
     idle_since: float = 0.0
     tool: str | None = None
@@ -28,33 +28,6 @@ class Context:
     given: int = 0
     seat: Owners | None = field(default=None, repr=False)
     turns: set[str] = field(default_factory=set)
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Blocks [head, tail] (indices, both inside) of a context: evictable, and shared by the same `users` contexts.
-
-    All blocks of a span have the same age, standing and sharers, so one score holds for all but position.
-    """
-
-    context: str
-    head: int
-    tail: int
-    users: int
-
-    def __len__(self) -> int:
-        return self.tail - self.head + 1
-
-
-def spans(context: Context, users: Callable[[Key], int]) -> Iterator[Span]:
-    """Cut a context's chain into its spans; `users(key)` is 0 for a block that is not evictable now."""
-    head, sharers = 0, 0
-    for index, key in enumerate((*context.chain, None)):
-        n = users(key) if index < len(context.chain) else 0
-        if n != sharers:
-            if sharers:
-                yield Span(context.id, head, index - 1, sharers)
-            head, sharers = index, n
 
 
 def shared(a: Sequence[Key], b: Sequence[Key]) -> int:

@@ -1,4 +1,4 @@
-"""What happened: one stream of frozen facts that every host feeds to the residency.
+"""What happened: one stream of frozen facts that every host feeds to the residency, and it to its policy.
 
 Times are seconds on the host's monotonic clock and travel beside the event, not in it. `turn` is the host's
 request id; `job` and `context` are ids from hints, or None where nobody said.
@@ -7,8 +7,8 @@ request id; `job` and `context` are ids from hints, or None where nobody said.
 from dataclasses import dataclass
 from enum import Enum
 
-from agentcache.model.block import Block, Key
-from agentcache.model.context import Context
+from agentcache.model.block import Key
+from agentcache.model.signals import BlocksRestood, ContextChanged
 
 
 class Stop(Enum):
@@ -99,21 +99,6 @@ class BlocksStored:
 @dataclass(frozen=True, slots=True)
 class BlocksEvicted:
     keys: tuple[Key, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class BlocksRestood:
-    """Evictable blocks whose `standing` or `owners` have just changed on the blocks themselves; their age has not."""
-
-    blocks: tuple[Block, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ContextChanged:
-    """A context has become active, idle or ended, or is forgotten (`gone`)."""
-
-    context: Context
-    gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -418,7 +418,7 @@ class WorkingSetAdmission:
     def _announce(
         self, before: Mapping[str, str], extra: Mapping[str, Excuse], held: Mapping[str, str], now: float
     ) -> list[Decision]:
-        """Put the choice in force, and count what it changes; returns that as decisions."""
+        """Put the choice in force, and count what it changes; returns who joined and who is held."""
         counts = self.counts
         for name, excuse in extra.items():
             if before.get(name) != excuse:

@@ -18,7 +18,6 @@ from agentcache.model import (
     Owners,
     PoolResized,
     Release,
-    Span,
     Standing,
     Stop,
     TurnAborted,
@@ -26,7 +25,6 @@ from agentcache.model import (
     TurnFinished,
     TurnPreempted,
     TurnScheduled,
-    spans,
 )
 from agentcache.policy.admission.working_set import WorkingSetConfig
 from agentcache.policy.base import FollowsSurvival, Policy, offer_all, touch_all
@@ -80,7 +78,7 @@ class Residency:
     # Events
 
     def observe(self, event: Event, now: float) -> list[Decision]:
-        """Take in what happened; returns what the host should do about it."""
+        """Take in what happened; returns the jobs that are over by it."""
         decisions: list[Decision] = []
         match event:
             case TurnArrived():
@@ -360,11 +358,6 @@ class Residency:
     def users(self, key: Key) -> int:
         """How many contexts share an evictable block; 0 if it is not evictable."""
         return len(self.contexts.owners(key)) if key in self._evictable else 0
-
-    def spans(self, context_id: str) -> Sequence[Span]:
-        """The evictable spans of a context, head first; empty for a context that is not known."""
-        context = self.contexts.get(context_id)
-        return list(spans(context, self.users)) if context else []
 
     def check(self) -> None:
         """Recount everything; raise `CheckFailed` with the equation that does not hold."""

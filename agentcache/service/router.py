@@ -8,8 +8,6 @@ from agentcache.service.routing.call import Plan
 from agentcache.service.routing.costs import Ledger, choose, elsewhere, rates
 from agentcache.service.routing.guests import Guests
 
-ROUTER = "agentcache.service.router:ResidencyRouter"
-
 
 class ResidencyRouter(RequestRouter):
     """Ranks all replicas for the request's `plan`, so that a full best one falls through to the next.

@@ -1,7 +1,5 @@
 """Multi-segment attention in plain torch, one query row at a time: slow, obvious, and the truth for every test."""
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -42,8 +40,3 @@ def attention(
                 lse[token, head] = torch.logsumexp(scores, 0)
                 out[token, head] = torch.exp(scores - lse[token, head]) @ values
     return out, lse
-
-
-def scale_of(head_dim: int) -> float:
-    """The usual 1 / sqrt(d)."""
-    return 1 / math.sqrt(head_dim)

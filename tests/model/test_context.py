@@ -1,33 +1,19 @@
-"""Spans are the maximal runs of evictable blocks with the same sharers."""
+"""A context shows who it is, not what it holds; common prefixes of chains are found by bisection."""
 
-import itertools
+import os
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentcache.model import Context, Span, spans
+from agentcache.model import Context, shared
 
 
-def cut(users: list[int]) -> list[Span]:
-    context = Context("c", "j", chain=tuple(range(len(users))))
-    return list(spans(context, users.__getitem__))
+def test_a_context_is_shown_without_its_chain() -> None:
+    shown = repr(Context("c", "j", chain=tuple(range(10_000))))
+    assert shown.startswith("Context(id='c', job='j'") and "9999" not in shown
 
 
-def test_a_hole_and_a_change_of_sharers_cut() -> None:
-    assert cut([3, 3, 1, 0, 0, 1, 1]) == [Span("c", 0, 1, 3), Span("c", 2, 2, 1), Span("c", 5, 6, 1)]
-
-
-def test_nothing_evictable_has_no_span() -> None:
-    assert cut([]) == []
-    assert cut([0, 0]) == []
-
-
-@given(st.lists(st.integers(0, 3), max_size=30))
-def test_spans_cover_the_evictable_blocks_once_and_are_maximal(users: list[int]) -> None:
-    found = cut(users)
-    covered = [index for span in found for index in range(span.head, span.tail + 1)]
-    assert covered == [index for index, n in enumerate(users) if n]
-    assert all({users[i] for i in range(span.head, span.tail + 1)} == {span.users} for span in found)
-    assert sum(map(len, found)) == len(covered)
-    for left, right in itertools.pairwise(found):
-        assert left.tail + 1 < right.head or left.users != right.users
+@given(st.text("ab", max_size=12), st.text("ab", max_size=12))
+def test_chains_share_their_common_prefix(a: str, b: str) -> None:
+    chains = [tuple(text[: end + 1] for end in range(len(text))) for text in (a, b)]
+    assert shared(*chains) == len(os.path.commonprefix([a, b]))

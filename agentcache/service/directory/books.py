@@ -78,7 +78,6 @@ class Engine:
     seq: int = 0
     capacity_tokens: int = 0
     free_tokens: int = 0
-    waiting_rebuild_s: float = 0.0
     dropped: int = 0
     resync: bool = False
     c_lin: float = 0.0

@@ -78,7 +78,7 @@ class Directory:
         since, engine.heard_at, engine.seq = engine.heard_at, now, report.seq
         engine.capacity_tokens, engine.free_tokens = report.capacity_tokens, report.free_tokens
         engine.resync |= report.dropped > engine.dropped  # what it lost it must show again
-        engine.waiting_rebuild_s, engine.dropped = report.waiting_rebuild_s, report.dropped
+        engine.dropped = report.dropped
         engine.c_lin, engine.c_att = report.c_lin or self.config.c_lin, report.c_att or self.config.c_att
         self.pauses.hear(report.engine, report.pauses)
         for done in report.done:

@@ -231,7 +231,6 @@ class Link:
             c_lin=self._profile.c_lin,
             c_att=self._profile.c_att,
             dropped=self.dropped,
-            obeys=self.service,
             contexts=tuple(contexts),
             pauses=tuple(_drained(self._pauses)),
             done=tuple(self._answers()),

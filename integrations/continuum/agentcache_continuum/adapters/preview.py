@@ -17,9 +17,6 @@ from agentcache_continuum.jobs import MAX_JOBS, Jobs
 from agentcache_continuum.rules import PaperV6, Rule
 from agentcache_continuum.tools import tool_in_text
 
-LEAST_S = 0.01
-"""The fork pins for longer than this, or not at all."""
-
 
 class Estimator:
     """The fork's `ToolCallEstimator`, answered by a rule of ours; `decode` makes text of output ids."""
