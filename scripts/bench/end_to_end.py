@@ -326,12 +326,12 @@ def replay(engine: Any, view: Any, scale: Scale, setup: dict[str, Any], live_poo
     class Greedy(Run):
         """Forces outputs by vLLM's own trace replay, since the second runner has its own logits processors."""
 
-        def submit(self, due_s: float, number: int, turn: Any) -> None:
+        def send(self, due_s: float, number: int, turn: Any, last: bool) -> None:
             from vllm import SamplingParams
 
             job = self.jobs[number]
             prompt, output = self.renderer.render(job, turn)
-            hints = hints_of(job, turn, self.loop.is_last(number, turn))
+            hints = hints_of(job, turn, last)
             params = SamplingParams(
                 temperature=0.0,
                 max_tokens=len(output),
@@ -345,7 +345,7 @@ def replay(engine: Any, view: Any, scale: Scale, setup: dict[str, Any], live_poo
             self.running[turn.id] = (number, turn, output)
             self.engine.add_request(turn.id, {"prompt_token_ids": prompt}, params)
 
-        def take(self, output: Any, now: float) -> None:
+        def take(self, output: Any, now: float) -> Any:
             if output.finished and output.request_id in self.running:
                 best = [
                     sorted(((entry.logprob, token) for token, entry in position.items()), reverse=True)
@@ -358,7 +358,7 @@ def replay(engine: Any, view: Any, scale: Scale, setup: dict[str, Any], live_poo
                         tuple(ranked[0][0] - ranked[1][0] for ranked in best),
                     )
                 )
-            super().take(output, now)
+            return super().take(output, now)
 
     spec = run_spec(setup, scale, setup["vocab_size"], setup["max_len"])
     run = Greedy(spec, load_plan(spec.trace, spec.selection), engine, lambda message: None)

@@ -38,8 +38,8 @@ from agentcache_workloads.replay.commands.peers import Peer, Peers, started
 from agentcache_workloads.replay.commands.prepare import Options, prepare
 from agentcache_workloads.replay.engines.http.engine import Drive
 from agentcache_workloads.replay.engines.http.server import Scrape, parse_metrics
-from agentcache_workloads.replay.engines.queueing import shuffled
 from agentcache_workloads.replay.jobs.arrivals import arrival_times
+from agentcache_workloads.replay.jobs.jobs import shuffled
 from agentcache_workloads.replay.jobs.render import Renderer
 from agentcache_workloads.replay.spec import Remote
 

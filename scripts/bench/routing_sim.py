@@ -20,7 +20,7 @@ from agentcache.cost import CostProfile
 from agentcache_workloads.cluster.drive import run_cluster
 from agentcache_workloads.replay.accounts.metrics import job_latency_s, ttft_s
 from agentcache_workloads.replay.accounts.provenance import commit, describe_host
-from agentcache_workloads.replay.engines.queueing import shuffled
+from agentcache_workloads.replay.jobs.jobs import shuffled
 from agentcache_workloads.replay.jobs.plan import load_plan
 from agentcache_workloads.replay.jobs.render import Renderer
 from agentcache_workloads.replay.spec import Selection

@@ -1,6 +1,6 @@
 """One run of a cluster: the jobs of a closed loop, every turn sent where the router says, replicas in order of time."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from agentcache.cost import CostModel, CostProfile
@@ -9,10 +9,9 @@ from agentcache.service.routing.costs import Rates
 from agentcache.sim.queueing import Call, Engine, Running
 from agentcache_workloads.cluster.replica import Replica
 from agentcache_workloads.cluster.routers import Ask, Router, make_router
-from agentcache_workloads.replay.engines.queueing import make_call, make_residency, record_of
-from agentcache_workloads.replay.jobs.closed_loop import ClosedLoop
+from agentcache_workloads.replay.engines.queueing import Calls, make_residency
+from agentcache_workloads.replay.jobs.closed_loop import ClosedLoop, TurnEnd, drive
 from agentcache_workloads.replay.jobs.jobs import Job, Turn
-from agentcache_workloads.replay.jobs.keys import block_keys
 from agentcache_workloads.replay.jobs.render import Renderer
 from agentcache_workloads.replay.spec import CallRecord, JobRecord
 
@@ -103,6 +102,27 @@ class Cluster:
             raise CheckFailed(f"{served} calls were sent, {len(self.placed)} have a replica")
 
 
+class _Host:
+    """A cluster as the host of a loop; its clock goes from one end of a step, or due turn, to the next."""
+
+    def __init__(self, cluster: Cluster, calls: Calls) -> None:
+        self.now = 0.0
+        self._cluster, self._calls = cluster, calls
+
+    def send(self, due_s: float, number: int, turn: Turn, last: bool) -> None:
+        self._cluster.send(self._calls.make(due_s, number, turn, last), self._calls.jobs[number].id, self.now)
+
+    def run(self, until_s: float | None) -> Iterator[TurnEnd]:
+        self._cluster.step(self.now, until_s)
+        self.now = min(at for at in (until_s, self._cluster.next_s) if at is not None)
+        for entry in self._cluster.finish(self.now):
+            yield self._calls.end(entry, self.now)
+
+    def leave(self, number: int) -> None:
+        self._calls.leave(number)
+        self._cluster.end(self._calls.jobs[number].id)
+
+
 def run_cluster(
     jobs: Sequence[Job],
     renderer: Renderer,
@@ -141,34 +161,15 @@ def run_cluster(
         duplicates,
     )
     loop = ClosedLoop(jobs, slots, time_scale, 0.0)
-    keys: dict[int, list[tuple[object, ...]]] = {}
-    open_turns: dict[str, tuple[int, Turn, float]] = {}
-    records: list[CallRecord] = []
-    now = 0.0
-    while not loop.done:
-        for entry in cluster.finish(now):
-            number, turn, due_s = open_turns.pop(entry.call.id)
-            loop.finish(number, turn, now)
-            records.append(record_of(entry, turn, due_s))
-            if number in loop.ended:
-                del keys[number]
-                cluster.end(jobs[number].id)
-        for due_s, number, turn in loop.due(now):
-            job = jobs[number]
-            if number not in keys:
-                keys[number] = block_keys(job, renderer, tokens_per_block, block_size)
-            call = make_call(job, turn, loop.is_last(number, turn), renderer.sizes(turn), keys[number], True, False)
-            open_turns[turn.id] = (number, turn, due_s)
-            cluster.send(call, job.id, now)
-        cluster.step(now, loop.next_s)
-        if not loop.done:
-            now = min(at for at in (loop.next_s, cluster.next_s) if at is not None)
+    calls = Calls(jobs, renderer, tokens_per_block, block_size)
+    host = _Host(cluster, calls)
+    drive(loop, host)
     cluster.check()
     return ClusterRun(
-        calls=records,
+        calls=calls.records,
         jobs=loop.records(),
         placed=cluster.placed,
         moves=cluster.moves,
         spare_blocks=cluster.spare_blocks,
-        makespan_s=now,
+        makespan_s=host.now,
     )

@@ -1,10 +1,13 @@
+from collections.abc import Iterator
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agentcache.errors import CheckFailed
 from agentcache_workloads.readers.trace import Call
-from agentcache_workloads.replay.jobs.closed_loop import ClosedLoop
+from agentcache_workloads.replay.jobs.closed_loop import ClosedLoop, TurnEnd, drive
 from agentcache_workloads.replay.jobs.jobs import Job, Turn
 
 CALL = Call(0, None, 0.0, "tool", 1, 1, "blocks", (), "tool_use", (), (), None, None, {})
@@ -104,3 +107,48 @@ def test_check_finds_a_lost_turn() -> None:
     loop._waiting.clear()
     with pytest.raises(CheckFailed, match="a/0"):
         loop.check()
+
+
+class _Host:
+    """Ends one open turn at a time, or waits for the next; every fourth end is a failure. It checks the loop."""
+
+    def __init__(self, loop: ClosedLoop, draw: Random) -> None:
+        self.now = 0.0
+        self.loop, self.draw = loop, draw
+        self.open: list[tuple[int, Turn]] = []
+        self.sent: list[str] = []
+        self.left: list[int] = []
+
+    def send(self, due_s: float, number: int, turn: Turn, last: bool) -> None:
+        assert due_s <= self.now
+        assert last == self.loop.is_last(number, turn)
+        self.open.append((number, turn))
+        self.sent.append(turn.id)
+
+    def run(self, until_s: float | None) -> Iterator[TurnEnd]:
+        self.loop.check()
+        if until_s is not None and (not self.open or self.draw.random() < 0.3):
+            self.now = max(self.now, until_s)
+            return
+        number, turn = self.open.pop(self.draw.randrange(len(self.open)))
+        self.now += 0.5
+        failed = self.draw.random() < 0.25
+        if failed:
+            self.open = [entry for entry in self.open if entry[0] != number]
+        yield TurnEnd(number, turn, self.now, failed)
+
+    def leave(self, number: int) -> None:
+        self.loop.check()
+        self.left.append(number)
+
+
+@given(jobs(), st.integers(1, 4), st.randoms(use_true_random=False))
+def test_the_driver_brings_every_job_to_its_end_or_gives_it_up(work: list[Job], slots: int, draw: Random) -> None:
+    loop = ClosedLoop(work, slots, 1.0, 0.0)
+    host = _Host(loop, draw)
+    drive(loop, host)
+    assert loop.done
+    assert host.open == []
+    assert sorted(host.left) == list(range(len(work)))
+    assert len(set(host.sent)) == len(host.sent)
+    assert {turn.id for n in loop.ended for turn in work[n].turns} <= set(host.sent)

@@ -22,8 +22,9 @@ from agentcache_workloads.replay.accounts.provenance import commit, describe_hos
 from agentcache_workloads.replay.commands import flags
 from agentcache_workloads.replay.commands.prepare import Options, model_config, prepare, warn
 from agentcache_workloads.replay.engines.driven import Driven, drive
-from agentcache_workloads.replay.engines.queueing import shuffled, simulate
+from agentcache_workloads.replay.engines.queueing import simulate
 from agentcache_workloads.replay.engines.vllm import engine as vllm_engine
+from agentcache_workloads.replay.jobs.jobs import shuffled
 from agentcache_workloads.replay.jobs.plan import Plan
 from agentcache_workloads.replay.jobs.render import Renderer
 from agentcache_workloads.replay.spec import STOCK, RunResult, RunSpec, Selection

@@ -2,10 +2,10 @@
 
 import heapq
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from agentcache_workloads.readers.writer import common_prefix
-from agentcache_workloads.replay.jobs.closed_loop import ClosedLoop
+from agentcache_workloads.replay.jobs.closed_loop import ClosedLoop, TurnEnd, drive
 from agentcache_workloads.replay.jobs.jobs import Job, Turn
 from agentcache_workloads.replay.jobs.render import Renderer
 
@@ -19,24 +19,57 @@ def mean_live_tokens(jobs: Sequence[Job], slots: int, renderer: Renderer, tokens
     a branch is the prompt and output of the last turn it has sent, from that turn's start to the branch's end. Blocks
     that contexts share count once; the rest of prompts, and outputs, belong to one context each.
     """
-    loop = ClosedLoop(jobs, slots, 1.0, 0.0)
-    running: list[tuple[float, int, int, Turn]] = []
-    live = _LiveTokens(renderer, tokens_per_block)
-    now = total = 0.0
-    while not loop.done:
-        times = [at for at in (loop.next_s, running[0][0] if running else None) if at is not None]
-        total += live.tokens * (min(times) - now)
-        now = min(times)
-        while running and running[0][0] <= now:
+    host = _Measured(_LiveTokens(renderer, tokens_per_block))
+    drive(ClosedLoop(jobs, slots, 1.0, 0.0), host)
+    return host.total / host.now if host.now else float(host.live.peak)
+
+
+class RecordedTimes:
+    """The host in which every call takes its recorded time and nothing queues; in trace seconds."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._running: list[tuple[float, int, int, Turn]] = []  # (end, job, position): ties go to the earlier job
+
+    def send(self, due_s: float, number: int, turn: Turn, last: bool) -> None:
+        heapq.heappush(self._running, (self.now + service_s(turn), number, turn.index, turn))
+
+    def run(self, until_s: float | None) -> Iterator[TurnEnd]:
+        running = self._running
+        self.now = min(at for at in (until_s, running[0][0] if running else None) if at is not None)
+        while running and running[0][0] <= self.now:
             _, number, _, turn = heapq.heappop(running)
-            if turn.followed_by is None:
-                live.close(turn.context)
-            loop.finish(number, turn, now)
-        for _, number, turn in loop.due(now):
-            live.show(turn)
-            service_s = UNRECORDED_SERVICE_S if turn.call.api_s is None else turn.call.api_s
-            heapq.heappush(running, (now + service_s, number, turn.index, turn))
-    return total / now if now else float(live.peak)
+            yield TurnEnd(number, turn, self.now)
+
+    def leave(self, number: int) -> None:
+        pass
+
+
+def service_s(turn: Turn) -> float:
+    """How long the call took, from its request to its last token."""
+    return UNRECORDED_SERVICE_S if turn.call.api_s is None else turn.call.api_s
+
+
+class _Measured(RecordedTimes):
+    """Integrates the live tokens over the recorded times, in `total`."""
+
+    def __init__(self, live: "_LiveTokens") -> None:
+        super().__init__()
+        self.live = live
+        self.total = 0.0
+
+    def send(self, due_s: float, number: int, turn: Turn, last: bool) -> None:
+        super().send(due_s, number, turn, last)
+        self.live.show(turn)
+
+    def run(self, until_s: float | None) -> Iterator[TurnEnd]:
+        before_s, tokens = self.now, self.live.tokens
+        ends = list(super().run(until_s))
+        self.total += tokens * (self.now - before_s)
+        for end in ends:
+            if end.turn.followed_by is None:
+                self.live.close(end.turn.context)
+        return iter(ends)
 
 
 class _LiveTokens:

@@ -1,7 +1,6 @@
 """One run in the queueing simulation: the same jobs, the same loop, simulated time."""
 
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -16,7 +15,7 @@ from agentcache.sim.queueing import MAX_SEGMENTS, Call, Engine, Running
 from agentcache_workloads.replay.accounts.idle import IdleMeter, MeteredPool, MeteredResidency
 from agentcache_workloads.replay.accounts.watch import Watcher
 from agentcache_workloads.replay.hints import hints_of
-from agentcache_workloads.replay.jobs.closed_loop import ClosedLoop
+from agentcache_workloads.replay.jobs.closed_loop import ClosedLoop, TurnEnd, drive
 from agentcache_workloads.replay.jobs.jobs import Job, Turn
 from agentcache_workloads.replay.jobs.keys import block_keys
 from agentcache_workloads.replay.jobs.render import Renderer, Sizes
@@ -64,46 +63,97 @@ def simulate(
     if idle:
         engine.pool = MeteredPool(residency, idle)
     loop = ClosedLoop(jobs, slots, time_scale, 0.0, arrivals)
-    keys: dict[int, list[tuple[object, ...]]] = {}
-    open_turns: dict[str, tuple[int, Turn, float]] = {}
-    records: list[CallRecord] = []
-    now = 0.0
-    while not loop.done:
-        for due_s, number, turn in loop.due(now):
-            job = jobs[number]
-            if number not in keys:
-                keys[number] = block_keys(job, renderer, tokens_per_block, block_size)
-            if idle:
-                idle.expect(turn.id, f"{job.id}/{turn.context}", turn.followed_by is not None)
-            call = make_call(job, turn, loop.is_last(number, turn), renderer.sizes(turn), keys[number], hints, as_live)
-            engine.submit(replace(call, order_key=priorities[number]) if priorities else call, now)
-            open_turns[turn.id] = (number, turn, due_s)
-        if not engine.busy:
-            assert loop.next_s is not None
-            now = max(now, loop.next_s)
-            continue
-        now, finished = engine.step(now, float("inf") if loop.next_s is None else loop.next_s)
-        if watcher:
-            watcher.look(now, residency, lambda keys: (block is not None for block in engine.pool.find(keys)))
-        for entry in finished:
-            number, turn, due_s = open_turns.pop(entry.call.id)
-            loop.finish(number, turn, now)
-            records.append(record_of(entry, turn, due_s))
-            if number in loop.ended:
-                del keys[number]
-            advance(len(records))
+    calls = Calls(jobs, renderer, tokens_per_block, block_size, hints, as_live, priorities)
+    host = Simulated(engine, calls, advance, watcher, idle)
+    drive(loop, host)
     engine.check()
     if idle:
         idle.check()
     return RunResult(
-        calls=records,
+        calls=calls.records,
         jobs=loop.records(),
         evictions=residency.evicted_blocks,
-        makespan_s=now,
+        makespan_s=host.now,
         classes={"engine": f"{Engine.__module__}.{Engine.__qualname__}", "policy": type(residency.policy).__qualname__},
         idle_token_s=idle.token_s if idle else None,
         residency=watcher.result() if watcher else None,
     )
+
+
+class Calls:
+    """The calls of simulated jobs: made as they are sent, and recorded as they end."""
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        renderer: Renderer,
+        tokens_per_block: int,
+        block_size: int,
+        hints: bool = True,
+        as_live: bool = False,
+        priorities: Sequence[int] | None = None,
+    ) -> None:
+        self.jobs = jobs
+        self.records: list[CallRecord] = []
+        self._renderer, self._tokens_per_block, self._block_size = renderer, tokens_per_block, block_size
+        self._hints, self._as_live, self._priorities = hints, as_live, priorities
+        self._keys: dict[int, list[tuple[object, ...]]] = {}
+        self._open: dict[str, tuple[int, Turn, float]] = {}
+
+    def make(self, due_s: float, number: int, turn: Turn, last: bool) -> Call:
+        """A turn of job `number` as it is sent."""
+        job = self.jobs[number]
+        if number not in self._keys:
+            self._keys[number] = block_keys(job, self._renderer, self._tokens_per_block, self._block_size)
+        self._open[turn.id] = number, turn, due_s
+        sizes = self._renderer.sizes(turn)
+        call = make_call(job, turn, last, sizes, self._keys[number], self._hints, self._as_live)
+        return replace(call, order_key=self._priorities[number]) if self._priorities else call
+
+    def end(self, entry: Running, now: float) -> TurnEnd:
+        number, turn, due_s = self._open.pop(entry.call.id)
+        self.records.append(record_of(entry, turn, due_s))
+        return TurnEnd(number, turn, now)
+
+    def leave(self, number: int) -> None:
+        del self._keys[number]
+
+
+class Simulated:
+    """One simulated engine as the host of a loop; its clock stands at the end of its last step."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        calls: Calls,
+        advance: Callable[[int], None],
+        watcher: Watcher | None,
+        idle: IdleMeter | None,
+    ) -> None:
+        self.now = 0.0
+        self._engine, self._calls = engine, calls
+        self._advance, self._watcher, self._idle = advance, watcher, idle
+        self.leave = calls.leave
+
+    def send(self, due_s: float, number: int, turn: Turn, last: bool) -> None:
+        if self._idle:
+            context = f"{self._calls.jobs[number].id}/{turn.context}"
+            self._idle.expect(turn.id, context, turn.followed_by is not None)
+        self._engine.submit(self._calls.make(due_s, number, turn, last), self.now)
+
+    def run(self, until_s: float | None) -> Iterator[TurnEnd]:
+        engine = self._engine
+        if not engine.busy:
+            assert until_s is not None
+            self.now = max(self.now, until_s)
+            return
+        self.now, finished = engine.step(self.now, float("inf") if until_s is None else until_s)
+        if self._watcher:
+            find = engine.pool.find
+            self._watcher.look(self.now, engine.residency, lambda keys: (block is not None for block in find(keys)))
+        for entry in finished:
+            yield self._calls.end(entry, self.now)
+            self._advance(len(self._calls.records))
 
 
 def make_residency(
@@ -168,13 +218,6 @@ def make_call(
         tool=str(tool) if tool else None,
         last=bool(claims["is_last_step"]) if "is_last_step" in claims else None,
     )
-
-
-def shuffled(jobs: Sequence[Job], seed: int) -> list[Job]:
-    """The jobs in a seed's order, as the live engine takes them."""
-    order = list(jobs)
-    random.Random(seed).shuffle(order)
-    return order
 
 
 def record_of(entry: Running, turn: Turn, due_s: float) -> CallRecord:

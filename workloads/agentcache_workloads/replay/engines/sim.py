@@ -9,8 +9,9 @@ from agentcache.cost import CostProfile
 from agentcache.policy.chunking import parse_chunking
 from agentcache_workloads.replay.accounts.idle import IdleMeter
 from agentcache_workloads.replay.accounts.watch import Watcher
-from agentcache_workloads.replay.engines.queueing import shuffled, simulate
+from agentcache_workloads.replay.engines.queueing import simulate
 from agentcache_workloads.replay.jobs.arrivals import arrival_times
+from agentcache_workloads.replay.jobs.jobs import shuffled
 from agentcache_workloads.replay.jobs.plan import Plan, load_plan
 from agentcache_workloads.replay.jobs.render import Renderer
 from agentcache_workloads.replay.spec import STOCK, RunResult, RunSpec, Selection

@@ -1,8 +1,12 @@
-"""The closed loop: which turns may be sent at a time, when jobs hold slots and turns wait for what they depend on."""
+"""The closed loop: which turns may be sent at a time, when jobs hold slots and turns wait for what they depend on.
+
+`drive` is the one driver of it: simulated engines, a cluster of them, the recorded times and a live engine are hosts.
+"""
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 from agentcache.errors import CheckFailed
 from agentcache_workloads.replay.jobs.jobs import Job, Turn
@@ -148,3 +152,64 @@ class ClosedLoop:
                     raise CheckFailed(f"turn {turn.id}: complete, sent, waiting, blocked = {states}, expected one true")
         if len(self.progress) + len(self.ended) > self._taken:
             raise CheckFailed(f"{len(self.progress)} open + {len(self.ended)} ended jobs, {self._taken} taken")
+
+
+class TurnEnd(NamedTuple):
+    """A turn that was sent is over, at `now` seconds on the loop's clock. `failed`: what follows it cannot be sent."""
+
+    number: int
+    turn: Turn
+    now: float
+    failed: bool = False
+
+
+class Sender(Protocol):
+    """Where due turns go. It owns the loop's clock."""
+
+    @property
+    def now(self) -> float:
+        """Seconds since the run's start."""
+
+    def send(self, due_s: float, number: int, turn: Turn, last: bool) -> None:
+        """Take a turn of job `number`, due since `due_s`; `last`: nothing else of its job is left."""
+
+
+class Host(Sender, Protocol):
+    """What runs turns in this thread: a simulated engine or a live one, a cluster, or the recorded times."""
+
+    def run(self, until_s: float | None) -> Iterable[TurnEnd]:
+        """Go on until turns end, at most a step or to `until_s`, when the next turn is due (None: none is known).
+
+        Returns the turns that ended, in the order in which the loop hears of them; the clock stands at the last one.
+        """
+
+    def leave(self, number: int) -> None:
+        """A job is over, complete or given up: what is kept for it may go."""
+
+
+def drive(loop: ClosedLoop, host: Host) -> None:
+    """Run all jobs of a loop to their end."""
+    for until_s in rounds(loop, host):
+        for end in host.run(until_s):
+            if settle(loop, end):
+                host.leave(end.number)
+
+
+def rounds(loop: ClosedLoop, sender: Sender) -> Iterator[float | None]:
+    """Send what is due, again and again until all jobs are over; between, the caller waits for ends.
+
+    Yields when the next turn becomes due, None when every open turn waits for another.
+    """
+    while not loop.done:
+        for due_s, number, turn in loop.due(sender.now):
+            sender.send(due_s, number, turn, loop.is_last(number, turn))
+        yield loop.next_s
+
+
+def settle(loop: ClosedLoop, end: TurnEnd) -> bool:
+    """Tell the loop of an end, by which a job that failed is given up; true if the job is over."""
+    if end.failed:
+        loop.abandon(end.number, end.now)
+    else:
+        loop.finish(end.number, end.turn, end.now)
+    return end.number not in loop.progress

@@ -1,6 +1,7 @@
 """Jobs of a trace as dependency graphs: which calls must be complete before a turn, and how long it then pauses."""
 
-from collections.abc import Mapping
+import random
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -87,6 +88,13 @@ def build_job(
             )
         )
     return Job(root.sid, tuple(turns), root.arrival_s)
+
+
+def shuffled(jobs: Sequence[Job], seed: int) -> list[Job]:
+    """The jobs in a seed's order, as every engine takes them."""
+    order = list(jobs)
+    random.Random(seed).shuffle(order)
+    return order
 
 
 def _order(session: Session, sessions: Mapping[str, Session], above: frozenset[str]) -> list[tuple[Session, Call]]:

@@ -15,11 +15,10 @@ from agentcache_workloads.replay.engines.http.call import Wanted, make
 from agentcache_workloads.replay.engines.http.dialects import Claims, say
 from agentcache_workloads.replay.engines.http.lanes import Lanes
 from agentcache_workloads.replay.engines.http.server import Scrape, grown, parse_metrics
-from agentcache_workloads.replay.engines.queueing import shuffled
 from agentcache_workloads.replay.hints import hints_of
 from agentcache_workloads.replay.jobs.arrivals import arrival_times
-from agentcache_workloads.replay.jobs.closed_loop import ClosedLoop
-from agentcache_workloads.replay.jobs.jobs import Job, Turn
+from agentcache_workloads.replay.jobs.closed_loop import ClosedLoop, TurnEnd, rounds, settle
+from agentcache_workloads.replay.jobs.jobs import Job, Turn, shuffled
 from agentcache_workloads.replay.jobs.plan import load_plan
 from agentcache_workloads.replay.jobs.render import FIRST_TOKEN, Renderer
 from agentcache_workloads.replay.spec import KEY, CallRecord, Client, Remote, RunResult, RunSpec
@@ -137,6 +136,7 @@ class Drive:
         self.hopeless = False
         self.broken: BaseException | None = None
 
+    @property
     def now(self) -> float:
         return time.perf_counter() - self.start
 
@@ -158,7 +158,7 @@ class Drive:
             finally:
                 heart.cancel()
                 await asyncio.gather(heart, *self._cancelled(list(self.open)), return_exceptions=True)
-            self.client.wall_s = self.now()
+            self.client.wall_s = self.now
             self.client.cpu_s = _cpu_s() - cpu_s
             counted = grown(before, await self._scrape())
         ended = self.loop.ended.values()
@@ -185,27 +185,29 @@ class Drive:
     async def _drive(self) -> None:
         spec = self.spec
         self.loop = ClosedLoop(self.jobs, spec.slots, spec.time_scale, 0.0, self.arrivals, self.remote.ramp_s)
-        while not (self.loop.done or self.interrupted or self.hopeless):
+        for until_s in rounds(self.loop, self):
             self.changed.clear()
-            for due_s, number, turn in self.loop.due(self.now()):
-                task = asyncio.create_task(self._call(due_s, number, turn))
-                task.add_done_callback(self._over)
-                self.open[turn.id] = number, task
             self.client.peak_open = max(self.client.peak_open, len(self.open))
-            wait_s = None if self.loop.next_s is None else max(self.loop.next_s - self.now(), 0.0)
             with suppress(TimeoutError):
+                wait_s = None if until_s is None else max(until_s - self.now, 0.0)
                 await asyncio.wait_for(self.changed.wait(), wait_s)
             if self.broken:
                 raise self.broken
+            if self.interrupted or self.hopeless:
+                break
 
-    async def _call(self, due_s: float, number: int, turn: Turn) -> None:
-        job = self.jobs[number]
-        wanted = self._wanted(job, turn, self.loop.is_last(number, turn))
+    def send(self, due_s: float, number: int, turn: Turn, last: bool) -> None:
+        task = asyncio.create_task(self._call(due_s, number, turn, last))
+        task.add_done_callback(self._over)
+        self.open[turn.id] = number, task
+
+    async def _call(self, due_s: float, number: int, turn: Turn, last: bool) -> None:
+        wanted = self._wanted(self.jobs[number], turn, last)
         prompt = wanted.body["prompt"]
         record = CallRecord(turn.id, turn.kind, due_s, len(prompt), wanted.tokens)
         self.calls.append(record)
         try:
-            await make(wanted, self.lanes, record, self.client, self.remote.retries, self.now)
+            await make(wanted, self.lanes, record, self.client, self.remote.retries, lambda: self.now)
         except asyncio.CancelledError:
             record.error = record.finished_s = None  # it neither came to its end nor failed
             raise
@@ -219,14 +221,11 @@ class Drive:
     def _finish(self, number: int, turn: Turn, record: CallRecord) -> None:
         del self.open[turn.id]
         self.ended += 1
-        if record.error is None:
-            assert record.finished_s is not None
-            self.loop.finish(number, turn, record.finished_s)
-        else:
+        if failed := record.error is not None:
             self.failed += 1
             self._cancelled([name for name, (owner, _) in self.open.items() if owner == number])
-            self.loop.abandon(number, self.now())
-        if number not in self.loop.progress:
+        now = self.now if record.finished_s is None or failed else record.finished_s
+        if settle(self.loop, TurnEnd(number, turn, now, failed)):
             self.renderer.forget(self.jobs[number])
         self.hopeless = self.failed >= GAVE_UP and self.failed == len(self.calls) - len(self.open)
         self.advance(self.ended)

@@ -5,11 +5,10 @@ Everything else that prints goes to stderr. The environment is the caller's busi
 """
 
 import os
-import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -21,8 +20,8 @@ from agentcache_workloads.replay.accounts.idle import IdleMeter
 from agentcache_workloads.replay.accounts.watch import Watcher
 from agentcache_workloads.replay.hints import hints_of
 from agentcache_workloads.replay.jobs.arrivals import arrival_times
-from agentcache_workloads.replay.jobs.closed_loop import ClosedLoop
-from agentcache_workloads.replay.jobs.jobs import Turn
+from agentcache_workloads.replay.jobs.closed_loop import ClosedLoop, TurnEnd, drive
+from agentcache_workloads.replay.jobs.jobs import Turn, shuffled
 from agentcache_workloads.replay.jobs.plan import Plan, load_plan
 from agentcache_workloads.replay.jobs.render import FIRST_TOKEN, Renderer
 from agentcache_workloads.replay.spec import (
@@ -43,14 +42,12 @@ MAX_SEQS = 64  # turns that vLLM runs at once
 class Run:
     """The state of one run: the loop, the engine, and what has been seen of each call. Times are since its start."""
 
-    def __init__(self, spec: RunSpec, plan: Plan, engine: Any, send: Callable[[Message], None]) -> None:
+    def __init__(self, spec: RunSpec, plan: Plan, engine: Any, tell: Callable[[Message], None]) -> None:
         self.spec = spec
         self.engine = engine
-        self.send = send
+        self.tell = tell
         self.renderer = Renderer(plan.meta, spec.tokens_per_block, spec.vocab_size, spec.seed)
-        jobs = list(plan.jobs)
-        random.Random(spec.seed).shuffle(jobs)
-        self.jobs = jobs
+        self.jobs = jobs = shuffled(plan.jobs, spec.seed)
         self.calls: dict[str, CallRecord] = {}
         self.running: dict[str, tuple[int, Turn, list[int]]] = {}
         self.ended = 0
@@ -60,6 +57,7 @@ class Run:
         self.residency: Residency | None = None  # of a stock engine nobody knows
         self.watcher = Watcher() if spec.watch else None
         self.steps: list[Step] = []
+        self.sent: list[str] = []  # since the last step
         self.start = time.perf_counter()
         arrivals = arrival_times(spec.arrival, jobs, spec.seed, spec.time_scale)
         self.loop = ClosedLoop(jobs, spec.slots, spec.time_scale, 0.0, arrivals)
@@ -70,27 +68,32 @@ class Run:
 
     def drive(self) -> None:
         """Run all jobs to their end."""
-        while not self.loop.done:
-            due = self.loop.due(self.now)
-            for due_s, number, turn in due:
-                self.submit(due_s, number, turn)
-            if self.running:
-                start_s, outputs, end_s = self.now, self.engine.step(), self.now
-                if self.watcher and self.residency:
-                    self.watcher.look(end_s, self.residency, lambda keys: (self.resident[key] > 0 for key in keys))
-                if self.spec.log:
-                    self.steps.append(Step([turn.id for _, _, turn in due], start_s, end_s))
-                for output in outputs:
-                    self.take(output, end_s)
-            elif self.loop.next_s is not None:
-                time.sleep(max(self.loop.next_s - self.now, 0.0))
+        drive(self.loop, self)
 
-    def submit(self, due_s: float, number: int, turn: Turn) -> None:
+    def run(self, until_s: float | None) -> Iterator[TurnEnd]:
+        """One step; without anything to run, sleep."""
+        if self.running:
+            start_s, outputs, end_s = self.now, self.engine.step(), self.now
+            if self.watcher and self.residency:
+                self.watcher.look(end_s, self.residency, lambda keys: (self.resident[key] > 0 for key in keys))
+            if self.spec.log:
+                self.steps.append(Step(self.sent, start_s, end_s))
+            self.sent = []
+            for output in outputs:
+                if end := self.take(output, end_s):
+                    yield end
+        elif until_s is not None:
+            time.sleep(max(until_s - self.now, 0.0))
+
+    def leave(self, number: int) -> None:
+        self.renderer.forget(self.jobs[number])
+
+    def send(self, due_s: float, number: int, turn: Turn, last: bool) -> None:
         from vllm import SamplingParams
 
         job = self.jobs[number]
         prompt, output = self.renderer.render(job, turn)
-        hints = hints_of(job, turn, self.loop.is_last(number, turn)) if self.spec.hints else {}
+        hints = hints_of(job, turn, last) if self.spec.hints else {}
         # An answer to the user ends by a stop token, so that the engine sees the recorded reason without any hint;
         # where the token occurs earlier too, it would end too early.
         stops = turn.call.stop == "end_turn" and output[-1] not in output[:-1]
@@ -104,19 +107,20 @@ class Run:
         )
         self.calls[turn.id] = CallRecord(turn.id, turn.kind, due_s, len(prompt), len(output))
         self.running[turn.id] = (number, turn, output)
+        self.sent.append(turn.id)
         self.idle.expect(turn.id, f"{job.id}/{turn.context}", turn.followed_by is not None)
         self.engine.add_request(turn.id, {"prompt_token_ids": prompt}, params)
 
-    def take(self, output: Any, now: float) -> None:
-        """Note what a step brought for one request."""
+    def take(self, output: Any, now: float) -> TurnEnd | None:
+        """Note what a step brought for one request; returns its end, if it ended."""
         if output.request_id not in self.running:
-            return  # of a job that was given up
+            return None  # of a job that was given up
         record = self.calls[output.request_id]
         said = list(output.outputs[0].token_ids)
         if said and record.first_token_s is None:
             record.first_token_s = now
         if not output.finished:
-            return
+            return None
         number, turn, forced = self.running[output.request_id]
         record.finished_s = now
         record.cached_tokens = output.num_cached_tokens or 0
@@ -125,12 +129,10 @@ class Run:
             record.preemptions = stats.num_preemptions
         if said != forced:
             self.fail(turn.id, f"ended ({output.outputs[0].finish_reason}) with other tokens than the forced ones")
-            return
+            return TurnEnd(number, turn, self.now, failed=True)
         del self.running[turn.id]
-        self.loop.finish(number, turn, now)
-        if number in self.loop.ended:
-            self.renderer.forget(self.jobs[number])
         self.count()
+        return TurnEnd(number, turn, now)
 
     def fail(self, turn_id: str, reason: str) -> None:
         """Give up the turn's job: what would follow cannot be what was recorded."""
@@ -141,12 +143,11 @@ class Run:
             del self.running[name]
         self.engine.abort_request([name for name in others if name != turn_id])
         self.idle.give_up({f"{self.jobs[number].id}/{turn.context}" for turn in self.jobs[number].turns})
-        self.loop.abandon(number, self.now)
         self.count()
 
     def count(self) -> None:
         self.ended += 1
-        self.send(Progressed(self.ended))
+        self.tell(Progressed(self.ended))
 
     def observe(self, event: Event, now: float) -> None:
         """Hear what AgentCache's core hears."""
