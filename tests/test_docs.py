@@ -1,5 +1,6 @@
 """The documents keep their promises: commands parse, links lead somewhere, versions agree."""
 
+import ast
 import re
 import shlex
 import tomllib
@@ -77,6 +78,32 @@ def test_what_configurations_name_is_there(page: Path) -> None:
         assert re.search(rf"^(class|def) {name}\b|\bimport .*\b{name}\b", source.read_text(), re.MULTILINE), (
             f"{module}:{name}"
         )
+
+
+def defined(path: Path) -> set[str]:
+    """The classes and functions of a file, and `Class.member` for methods and the values of an enumeration."""
+    names = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            names.add(node.name)
+        for member in node.body if isinstance(node, ast.ClassDef) else ():
+            if isinstance(member, ast.FunctionDef):
+                names.add(f"{node.name}.{member.name}")
+            elif isinstance(member, ast.Assign):
+                names |= {f"{node.name}.{target.id}" for target in member.targets if isinstance(target, ast.Name)}
+    return names
+
+
+def test_the_walk_names_what_there_is() -> None:
+    text = (ROOT / "docs" / "walk.md").read_text()
+    assert text.count("\n") <= 60
+    quoted = set(re.findall(r"`([^`]+)`", text)) - {"agentcache/", "Class.method"}
+    files = {name for name in quoted if name.endswith(".py")}
+    assert [name for name in sorted(files) if not (ROOT / "agentcache" / name).is_file()] == []
+    known = set().union(*(defined(ROOT / "agentcache" / name) for name in files))
+    assert sorted(quoted - files - known) == []
+    unused = [name for name in sorted(files) if not defined(ROOT / "agentcache" / name) & quoted]
+    assert unused == [], "the walk names these files, but nothing that is in them"
 
 
 def test_versions_agree_and_the_changelog_knows_this_one() -> None:
