@@ -1,6 +1,7 @@
 """The HTTP calls of both clients, without a connection: what is sent, and what an answer means."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -17,16 +18,28 @@ UNANSWERED = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
 
 Nobody has read anything of an answer, so the call may be sent once more.
 """
+Request = dict[str, Any]
+"""The arguments of `httpx.Client.request`."""
 T = TypeVar("T")
 
 
-def of_action(action: Action) -> dict[str, Any]:
-    """Arguments of `httpx.Client.request` for an action.
+def of_action(action: Action) -> Request:
+    """The request that states an action.
 
     One without a request id gets one, so that it may be sent twice.
     """
     body = {name: value for name, value in msgspec.to_builtins(action).items() if value is not None}
     return {"method": "POST", "url": f"{PREFIX}/actions", "json": {"request_id": uuid4().hex, **body}}
+
+
+def of_view(name: str, **params: str | int) -> Request:
+    """The request for what the service knows."""
+    return {"method": "GET", "url": f"{PREFIX}/{name}", "params": params}
+
+
+def of_stream(body: Mapping[str, Any]) -> Request:
+    """The request for a turn whose answer comes in chunks."""
+    return {"method": "POST", "url": CHAT, "json": {**body, "stream": True}}
 
 
 def of_chat(
@@ -64,6 +77,22 @@ def check(response: httpx.Response) -> None:
     sentence = f"{response.request.method} {response.request.url.path} answered {response.status_code}: {told}"
     kind = EngineError if response.status_code >= 500 or response.status_code == 429 else InputError
     raise kind(sentence)
+
+
+def unanswered(request: Request, error: httpx.TransportError) -> EngineError:
+    """What is raised where no answer came."""
+    failed = EngineError(f"{request['method']} {request['url']} was not answered: {error!r}")
+    failed.__cause__ = error
+    return failed
+
+
+@contextmanager
+def unbroken() -> Iterator[None]:
+    """Raises `EngineError` where the connection of a stream ends before the stream does."""
+    try:
+        yield
+    except httpx.TransportError as error:
+        raise EngineError(f"the stream broke: {error!r}") from error
 
 
 def event(line: str) -> dict[str, Any] | None:
