@@ -65,6 +65,7 @@ BOUNDS = {
         (CONFIG.max_contexts * BUCKETS, "buckets of owners", "_Owner.rates"),
         (CONFIG.max_contexts * CHAIN, "pages of all contexts", "ContextBook._owners"),
         (CLASSES, "classes of pauses", "ClusterSurvival._rows ClusterSurvival._curves ClusterSurvival._returns"),
+        (4 * CLASSES, "classes under each class", "ClusterSurvival._below[]"),
         (CLASSES * (BUCKETS + 1), "buckets of classes", "Curve.rates Curve._alive"),
         (CONFIG.max_contexts * 16, "the last decisions on each job", "Job.decisions"),
         (COPIES, "what engines hold", "Engine.copies Record.copies Holdings._copies Job.places Survival._pausing"),

@@ -202,10 +202,11 @@ class Holdings:
         kept = list(copy.pages.values())
         added = {page: self._block(copy, page) for page in sorted(wanted - copy.pages.keys(), reverse=True)}
         copy.pages.update(added)
-        if not copy.running:
-            self.residency.forget(gone)
-            if running:
-                self.residency.acquire(kept, now)
+        if copy.running and gone:  # what vanishes in use is given back first: else what is left of it stays for ever
+            self.residency.release(gone, released_at)
+        self.residency.forget(gone)
+        if running and not copy.running:
+            self.residency.acquire(kept, now)
         if not running:
             back = list(added.values()) if not copy.running else sorted(copy.pages.values(), key=_tail_first)
             if back:
