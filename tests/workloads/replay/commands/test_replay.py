@@ -116,7 +116,7 @@ def child_of(pid: int) -> int | None:
         if entry.name.isdigit():
             try:
                 parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                if parent == pid and "vllm_worker" in (entry / "cmdline").read_text():
+                if parent == pid and "engines.vllm.worker" in (entry / "cmdline").read_text():
                     return int(entry.name)
             except (OSError, ValueError):
                 continue
