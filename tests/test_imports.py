@@ -3,7 +3,7 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,24 +97,33 @@ class Import:
         return f"{self.path}:{self.line}: {self.room} imports {self.module}"
 
 
+def folder_of(package: str) -> Path:
+    """Where a package of ours lies."""
+    first, *rest = package.split(".")
+    return ROOT.joinpath(PACKAGES[first][1] if first in PACKAGES else "", first, *rest)
+
+
 def sources() -> Iterator[tuple[str, Path]]:
     """Every source file with its room."""
     for path in sorted((ROOT / "agentcache").rglob("*.py")):
         room = path.relative_to(ROOT / "agentcache").parts[0].removesuffix(".py")
         if room != "__init__":
             yield room, path
-    for package, (room, folder) in PACKAGES.items():
-        yield from ((room, path) for path in sorted((ROOT / folder / package).rglob("*.py")))
+    for package, (room, _) in PACKAGES.items():
+        yield from ((room, path) for path in sorted(folder_of(package).rglob("*.py")))
 
 
-def imports(room: str, path: str, source: str) -> Iterator[Import]:
-    """Every import of a file, also those inside functions and under `TYPE_CHECKING`."""
+def imports(room: str, path: str, source: str, packages: Collection[str] = ("agentcache", "vllm")) -> Iterator[Import]:
+    """Every import of a file, also those inside functions and under `TYPE_CHECKING`.
+
+    Members of `packages` may be modules: `from agentcache import service`.
+    """
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (Import(path, node.lineno, room, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: relative import; rooms are named in full"
-            if node.module in ("agentcache", "vllm"):  # members may be modules: `from agentcache import service`
+            if node.module in packages:
                 names = (alias.name for alias in node.names)
                 yield from (Import(path, node.lineno, room, f"{node.module}.{name}") for name in names)
             else:
@@ -162,12 +171,6 @@ def test_directions(room: str, path: Path) -> None:
     assert [fault for found in imports(room, name, path.read_text()) for fault in faults(found)] == []
 
 
-def folder_of(package: str) -> Path:
-    """Where a package of ours lies."""
-    first, *rest = package.split(".")
-    return ROOT.joinpath(PACKAGES[first][1] if first in PACKAGES else "", first, *rest)
-
-
 def wing(room: str, module: str) -> str | None:
     """The wing of a module by its full name; None if it is not in that room, or the room itself."""
     inside = module.removeprefix(f"{room}.")
@@ -180,16 +183,9 @@ def arrows(room: str) -> Iterator[tuple[str, str, str]]:
     for path in sorted(folder.rglob("*.py")):
         if (own := path.relative_to(folder)).name == "__init__.py" and len(own.parts) == 1:
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom):
-                modules = (
-                    [f"{node.module}.{alias.name}" for alias in node.names] if node.module == room else [node.module]
-                )
-            else:
-                modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            for module in modules:
-                if target := wing(room, module or ""):
-                    yield own.parts[0].removesuffix(".py"), target, f"{path.relative_to(ROOT)}:{node.lineno}"
+        for found in imports(room, path.relative_to(ROOT).as_posix(), path.read_text(), (room,)):
+            if target := wing(room, found.module):
+                yield own.parts[0].removesuffix(".py"), target, f"{found.path}:{found.line}"
 
 
 @pytest.mark.parametrize("room", WINGS)
