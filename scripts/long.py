@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from agentcache.files import write_whole
 from agentcache_workloads.replay.accounts.provenance import commit, describe_host
 
 ROOT = Path(__file__).parents[1]
@@ -110,7 +111,7 @@ def keep(name: str, text: str) -> None:
     )
     older = re.compile(rf"^## {re.escape(name)}\n.*?(?=^## |\Z)", re.M | re.S)
     page = older.sub(lambda _: f"{text}\n", page) if older.search(page) else f"{page.rstrip()}\n\n{text}"
-    PAGE.write_text(f"{page.rstrip()}\n")
+    write_whole(PAGE, f"{page.rstrip()}\n")
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ import cluster
 import msgspec
 import routing_sim
 
+from agentcache.specs import Spec, split_layers
 from agentcache_workloads.results.cells import STOCK, Cell, cells
 from agentcache_workloads.results.code import code_hash
 from agentcache_workloads.results.config import load_figure
@@ -77,7 +78,7 @@ def chosen(found: Mapping[tuple[str, str], Cell]) -> list[tuple[str, str]]:
         rows.sort(key=lambda row: (row.get("evictions") == "0", float(row["cpu_s"]), row["key"]))
         cheapest: dict[tuple[str, str], Row] = {}
         for row in rows:
-            named = "+".join(part.partition(":")[0] for part in row["policy"].split("+"))
+            named = "+".join(Spec("policy", part).name for part in split_layers(row["policy"]))
             cheapest.setdefault((named, row["admission"]), row)
         taken = [row for row in cheapest.values() if float(row["cpu_s"]) <= DEAR_S] or rows[:1]
         keys += [(name, row["key"]) for row in taken]
