@@ -127,8 +127,7 @@ class ReturnIndex:
         """Blocks cost something else from now on."""
         self._cost = cost
         self.guard.reprice(cost)
-        for group in list(self._groups.values()):
-            self._file(group)
+        self._reorder()
 
     # Blocks
 
@@ -232,6 +231,11 @@ class ReturnIndex:
         if len(self._heap) > 4 * len(self._groups) + 64:
             self._heap = [entry for entry in self._heap if entry[-2] == entry[-1].stamp]
             heapq.heapify(self._heap)
+
+    def _reorder(self) -> None:
+        """Give all groups their places by another order or price, and by their rates as they are."""
+        self._heap = [self._entry(group) for group in self._groups.values()]
+        heapq.heapify(self._heap)
 
     def _entry(self, group: _Group) -> _Entry:
         self._sequence += 1
@@ -339,16 +343,15 @@ class ReturnIndex:
         self._edges.clear()
         for owner in self._owners.values():
             self._rate(owner, now)
-        for group in list(self._groups.values()):
+        for group in self._groups.values():
             self._weigh(group, now)
-            self._file(group)
+        self._reorder()
 
     # Events
 
     def observe(self, event: Event, now: float) -> None:
-        if self.guard.observe(event):  # another order, by the rates as they are
-            self._heap = [self._entry(group) for group in self._groups.values()]
-            heapq.heapify(self._heap)
+        if self.guard.observe(event):
+            self._reorder()
         match event:
             case ContextChanged(context, gone):
                 owner = self._owners.get(context) or self._owners.setdefault(context, _Owner(context))

@@ -81,12 +81,11 @@ class Curve:
 
     def alive(self, age_s: float) -> float:
         """P(no return up to this age); log-linear within a bucket."""
-        j = bucket(age_s)
+        return self._alive_at(*_place(age_s))
+
+    def _alive_at(self, j: int, share: float) -> float:
         start, end = self._alive[j], self._alive[j + 1]
-        if start <= 0.0:
-            return 0.0
-        share = min((age_s - EDGES[j]) / (EDGES[j + 1] - EDGES[j]), 1.0)
-        return start * math.pow(max(end, 1e-300) / start, share)
+        return start * math.pow(max(end, 1e-300) / start, share) if start > 0.0 else 0.0
 
     def p_return(self, age_s: float, window_s: float) -> float:
         """P(return within the window, given none up to this age)."""
@@ -95,20 +94,22 @@ class Curve:
 
     def release_age_s(self, window_s: float, theta: float) -> float:
         """The first edge from which on P(return within the window) is below `theta` at each; 0 if it always is."""
-        alive = self._alive
-        for j, end, share in reversed(_windows(window_s)):
-            if (start := alive[j]) > 0:
-                then = alive[end] * math.pow(max(alive[end + 1], 1e-300) / alive[end], share) if alive[end] > 0 else 0.0
-                if 1 - then / start >= theta:
-                    return EDGES[j + 1]
+        for j, place in reversed(_windows(window_s)):
+            if (alive := self._alive[j]) > 0 and 1 - self._alive_at(*place) / alive >= theta:
+                return EDGES[j + 1]
         return 0.0
 
 
+def _place(age_s: float) -> tuple[int, float]:
+    """The bucket of an age, and how far in it that is, from 0 to 1."""
+    j = bucket(age_s)
+    return j, min((age_s - EDGES[j]) / (EDGES[j + 1] - EDGES[j]), 1.0)
+
+
 @lru_cache(64)
-def _windows(window_s: float) -> tuple[tuple[int, int, float], ...]:
-    """For each edge, in which bucket a window ends that begins there, and at what share of that."""
-    ends = [(j, age_s + window_s, bucket(age_s + window_s)) for j, age_s in enumerate(EDGES[:-1])]
-    return tuple((j, end, min((age_s - EDGES[end]) / (EDGES[end + 1] - EDGES[end]), 1.0)) for j, age_s, end in ends)
+def _windows(window_s: float) -> tuple[tuple[int, tuple[int, float]], ...]:
+    """For each edge, the place of the end of a window that begins there."""
+    return tuple((j, _place(age_s + window_s)) for j, age_s in enumerate(EDGES[:-1]))
 
 
 class Survival:
