@@ -55,8 +55,8 @@ def up(
         applications = [
             {"name": "agentcache", "route_prefix": "/", "import_path": "agentcache.service:build_app", "args": args}
         ]
-        options = {"host": host, "port": port, "keep_alive_timeout_s": config.keep_alive_s}
-        print(json.dumps({"http_options": options, "applications": applications}, indent=1))
+        http = {"host": host, "port": port, "keep_alive_timeout_s": config.keep_alive_s}
+        print(json.dumps({"http_options": http, "applications": applications}, indent=1))
         return
     from agentcache.files import free_port
     from agentcache.service.local import running, wait_for_signal

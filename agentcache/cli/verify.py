@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -141,7 +141,7 @@ def _one_engine(model: str, dtype: str, policy: str, mode: str, attention: str, 
     return not finding.failures, result
 
 
-def _refuse_given(flags: dict[str, object]) -> None:
+def _refuse_given(flags: Mapping[str, object]) -> None:
     """Raise `ConfigError` for flags that say something about an engine, where there is none."""
     if given := [flag for flag, value in flags.items() if value is not None]:
         raise ConfigError(
@@ -206,8 +206,10 @@ def _all_paths(model: str | None, wanted: dict[str, str | None], patterns: int, 
     started = time.monotonic()
     print(f"{sum(counts)} patterns in {len(settings)} engines, {jobs} at a time, seed {seed}")
     with Progress(console=Console(stderr=True)) as progress:
-        twice = [2 if setting.beside else 1 for setting in settings]
-        cases = sum(n * len(drawn(*each, seed)) for n, *each in zip(twice, settings, counts, strict=True))
+        cases = sum(
+            len(drawn(setting, count, seed)) * (2 if setting.beside else 1)
+            for setting, count in zip(settings, counts, strict=True)
+        )
         task = progress.add_task("cases", total=cases)
         findings = run(settings, counts, seed, jobs, lambda: progress.advance(task), _print_setting)
     result = total(finding.outcome for finding in findings)

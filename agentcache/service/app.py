@@ -91,7 +91,7 @@ def application(config: ServiceConfig) -> Any:
     scale: dict[str, Any] = {"num_replicas": config.replicas}
     if config.autoscaling:
         scale = {"autoscaling_config": config.autoscaling}
-    replicas = serve.deployment(Replica).options(  # type: ignore[attr-defined]
+    replicas = serve.deployment(Replica).options(
         name="replica",
         max_ongoing_requests=config.max_ongoing_requests,
         ray_actor_options={
@@ -104,7 +104,7 @@ def application(config: ServiceConfig) -> Any:
         graceful_shutdown_timeout_s=10,
         **scale,
     )
-    front = serve.deployment(Front).options(  # type: ignore[attr-defined]
+    front = serve.deployment(Front).options(
         name="ingress",
         max_ongoing_requests=10_000,
         ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": ONE_LOOP}},

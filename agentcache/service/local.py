@@ -48,7 +48,7 @@ def running(config: ServiceConfig, host: str, port: int, log_level: int = loggin
         yield f"http://{host}:{port}"
     finally:
         started = psutil.Process().children(recursive=True)
-        serve.shutdown()  # type: ignore[no-untyped-call]
+        serve.shutdown()
         ray.shutdown()
         end(started)
 
@@ -68,7 +68,7 @@ def end(processes: Sequence[psutil.Process], grace_s: float = 5) -> None:
 def lives(process: psutil.Process) -> bool:
     """Whether a process runs; one that nobody has reaped yet does not."""
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 

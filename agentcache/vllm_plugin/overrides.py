@@ -24,7 +24,11 @@ def own(method: F) -> F:
     return method
 
 
-class Joined:
+_Stock: Any = object
+"""To a type checker, all that the class has with which one of ours is joined; nothing when it runs."""
+
+
+class Joined(_Stock):
     """A base of whatever is joined with a class of vLLM's. Raises `Unsupported` where the two do not fit.
 
     It stands last among the bases of a class that objects of vLLM's are turned into: the first one is their layout.

@@ -148,7 +148,8 @@ class AgentCacheScheduler(ResidencyScheduling, Scheduler):
 
     def __new__(cls, vllm_config: VllmConfig, *args: Any, **kwargs: Any) -> "AgentCacheScheduler":
         ahead = cls is AgentCacheScheduler and vllm_config.scheduler_config.async_scheduling
-        return super().__new__(AgentCacheAsyncScheduler if ahead else cls)
+        made: AgentCacheScheduler = super().__new__(AgentCacheAsyncScheduler if ahead else cls)
+        return made
 
 
 class AgentCacheAsyncScheduler(AgentCacheScheduler, AsyncScheduler):

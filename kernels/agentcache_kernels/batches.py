@@ -1,6 +1,7 @@
 """Batches of given segments over a random paged cache: what is tuned and timed on."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ class Batch:
     scale: float
 
     @property
-    def arguments(self) -> dict[str, Tensor | float]:
+    def arguments(self) -> dict[str, Any]:
         return dict(vars(self))
 
     @property
@@ -33,13 +34,15 @@ class Batch:
     @property
     def flops(self) -> int:
         """Useful floating-point operations: two products of d for each pair and query head."""
-        return 4 * self.pairs * self.q.shape[1] * self.q.shape[2]
+        heads, d = map(int, self.q.shape[1:])
+        return 4 * self.pairs * heads * d
 
     @property
     def kv_bytes(self) -> int:
         """Bytes of keys and values up to each request's last position, read once."""
         ends = self.positions[self.cu_seqlens_q[1:].long() - 1].long() + 1
-        return int(ends.sum()) * 2 * self.k_cache.shape[2] * self.k_cache.shape[3] * self.k_cache.element_size()
+        kv_heads, d = self.k_cache.shape[2:]
+        return int(ends.sum() * 2 * kv_heads * d * self.k_cache.element_size())
 
 
 def make(

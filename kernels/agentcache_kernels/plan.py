@@ -38,7 +38,7 @@ class TilePlan:
     @property
     def tiles(self) -> int:
         """Programs to launch: an upper bound of the tiles in use."""
-        return self.fields.shape[1]
+        return int(self.fields.shape[1])
 
 
 def tiles_bound(tokens: int, requests: int, tile_tokens: int) -> int:

@@ -101,9 +101,10 @@ def filled(text: str) -> str:
     """The README with its measured parts as the files have them."""
     for name, part in parts().items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-        if len(pattern.findall(text)) != 1:
+        found = list(pattern.finditer(text))
+        if len(found) != 1:
             raise SystemExit(f"{README} has not exactly one part {name}")
-        text = pattern.sub(lambda found, part=part: f"{found[1]}{part}\n{found[2]}", text)
+        text = f"{text[: found[0].end(1)]}{part}\n{text[found[0].start(2) :]}"
     return text
 
 

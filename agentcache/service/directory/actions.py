@@ -10,6 +10,7 @@ from agentcache.api.messages import (
     EndJob,
     EndTurn,
     FinishTool,
+    Outcome,
     ReleaseJob,
     RetainJob,
     StartJob,
@@ -89,9 +90,9 @@ class Actions:
         job.touched_at = now
         self._books.note(job_id, f"lease {lease_id} for {granted_s:g} s")
         self._dispatch.retain(job, granted_s, action.keep_priority)
-        outcome = "clipped" if granted_s < action.ttl_s else "accepted" if job.contexts else "deferred"
+        outcome: Outcome = "clipped" if granted_s < action.ttl_s else "accepted" if job.contexts else "deferred"
         return Answer(
-            outcome=outcome,  # type: ignore[arg-type]
+            outcome=outcome,
             detail="" if job.contexts else "no engine holds anything of the job yet",
             lease=lease_id,
             granted_s=granted_s,

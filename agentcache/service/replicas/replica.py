@@ -32,7 +32,7 @@ class Replica:
         profile = self.engine.profile()
         self.rates = (profile.c_lin, profile.c_att)
         self.calls = Tally()
-        host: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        host: str = ray.util.get_node_ip_address()
         self._server, self._address = await wire.listen(self.http, host)
 
     def record_replica_metadata(self) -> dict[str, Any]:

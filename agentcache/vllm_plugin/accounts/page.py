@@ -180,7 +180,7 @@ def show() -> None:
     try:
         from prometheus_client import REGISTRY
 
-        REGISTRY.register(Shown())  # type: ignore[arg-type]
+        REGISTRY.register(Shown())
     except Exception as error:
         logger.warning("AgentCache: its metrics are on no page: %s", error)
 

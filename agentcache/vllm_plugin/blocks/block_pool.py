@@ -13,7 +13,7 @@ class ResidencyBlockPool(BlockPool, Joined):
     """Adopted from a stock pool: the same blocks and hash map, another order of eviction."""
 
     if TYPE_CHECKING:
-        free_block_queue: ResidencyFreeQueue  # type: ignore[assignment]
+        free_block_queue: ResidencyFreeQueue
 
     @own
     def attach(self, host: Host) -> None:

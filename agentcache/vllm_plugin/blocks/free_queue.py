@@ -97,7 +97,8 @@ class ResidencyFreeQueue:
 
     def face(self, block: KVCacheBlock) -> Block:
         """The residency's own name for a physical block that has been free under its present key."""
-        return self._faces[block.block_id]
+        face: Block = self._faces[block.block_id]
+        return face
 
     def lost_key(self, block: KVCacheBlock) -> None:
         """A free block's content was invalidated: nothing to keep any more."""

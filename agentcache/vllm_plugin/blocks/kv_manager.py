@@ -97,10 +97,10 @@ class HoleFillingManager(FullAttentionManager, Joined):
         if found := self.found.get(request_id):
             # All of them will be referenced at once, so those that are evictable now leave the free blocks.
             placed = sum(index < need for index in found)
-            return count - placed + self._get_num_evictable_blocks(list(found.values()))
-        if held := self.held.get(request_id):
+            count += self._get_num_evictable_blocks(list(found.values())) - placed
+        elif held := self.held.get(request_id):
             have = len(self.req_to_blocks[request_id])
-            return count - sum(index in held for index in range(have, need))
+            count -= sum(index in held for index in range(have, need))
         return count
 
     def allocate_new_blocks(self, request_id: str, num_tokens: int, num_tokens_main_model: int) -> list[KVCacheBlock]:
@@ -110,7 +110,8 @@ class HoleFillingManager(FullAttentionManager, Joined):
             self.held[request_id] = found
         held = self.held.get(request_id)
         if not held:
-            return super().allocate_new_blocks(request_id, num_tokens, num_tokens_main_model)
+            stock: list[KVCacheBlock] = super().allocate_new_blocks(request_id, num_tokens, num_tokens_main_model)
+            return stock
         table = self.req_to_blocks[request_id]
         indices = range(len(table), -(-num_tokens // self.block_size))
         fresh = self.block_pool.get_new_blocks(sum(index not in held for index in indices))
@@ -300,4 +301,5 @@ class ResidencyKVCacheManager(KVCacheManager, Joined):
 
     def pop_blocks_for_free(self, request: Request) -> list[KVCacheBlock]:
         withdraw(self, request, self.runs.pop(request.request_id, ()))
-        return super().pop_blocks_for_free(request)
+        blocks: list[KVCacheBlock] = super().pop_blocks_for_free(request)
+        return blocks

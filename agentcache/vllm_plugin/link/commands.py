@@ -3,7 +3,18 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from agentcache.api.messages import Command, Done, Evict, Parameters, Pause, Release, Retain, ToolBegan, ToolEnded
+from agentcache.api.messages import (
+    Command,
+    Done,
+    Evict,
+    Outcome,
+    Parameters,
+    Pause,
+    Release,
+    Retain,
+    ToolBegan,
+    ToolEnded,
+)
 from agentcache.model import Block, Context, JobFinished, Key, Standing, ToolFinished, ToolStarted
 from agentcache.vllm_plugin.compat import KVCacheBlock, make_block_hash_with_group_id
 from agentcache.vllm_plugin.host import Host
@@ -60,8 +71,8 @@ class Orders:
             self._host.dropping = "reset"
         if not found:
             return Done(command.id, "missing", detail="nothing of it is resident")
-        outcome = "accepted" if len(ours) == len(found) else "clipped"
-        return Done(command.id, outcome, len(ours) * self._block_size)  # type: ignore[arg-type]
+        outcome: Outcome = "accepted" if len(ours) == len(found) else "clipped"
+        return Done(command.id, outcome, len(ours) * self._block_size)
 
     def _is_alone(self, key: Key, context: Context) -> bool:
         """Whether nobody else who may return has this block: prompts share their beginnings."""
@@ -90,7 +101,7 @@ class Orders:
     def _resident(self, keys: Iterable[Key]) -> Iterator[tuple[Key, KVCacheBlock]]:
         get = self._pool.cached_block_hash_to_block.get_one_block
         for key in keys:
-            block = get(make_block_hash_with_group_id(key, self._group))  # type: ignore[arg-type]
+            block = get(make_block_hash_with_group_id(key, self._group))
             if block is not None:
                 yield key, block
 

@@ -20,15 +20,15 @@ class PlannedWorker(Joined):
     def compile_or_warm_up_model(self, *args: Any, **kwargs: Any) -> Any:
         from agentcache.vllm_plugin.scheduler import ResidencyScheduling
 
-        done = super().compile_or_warm_up_model(*args, **kwargs)  # type: ignore[misc]
-        scheduler = self.vllm_config.scheduler_config.get_scheduler_cls()  # type: ignore[attr-defined]
+        done = super().compile_or_warm_up_model(*args, **kwargs)
+        scheduler = self.vllm_config.scheduler_config.get_scheduler_cls()
         self._serving = issubclass(scheduler, ResidencyScheduling)
         return done
 
     def execute_model(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
         if self._serving and scheduler_output.total_num_scheduled_tokens:
             check_plan(scheduler_output)
-        return super().execute_model(scheduler_output, *args, **kwargs)  # type: ignore[misc]
+        return super().execute_model(scheduler_output, *args, **kwargs)
 
 
 def check_plan(output: Any) -> None:

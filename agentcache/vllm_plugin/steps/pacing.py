@@ -94,7 +94,8 @@ class Pacer:
         if self.rule.slack and self.rule.mode == "adaptive":
             # Nobody's slack may be spent but the slowest one's, and who has no pace yet has none to spend.
             paces = [self._pace_s(request) for request in decoding]
-            pace = None if None in paces else max(paces, default=None)
+            known = [each for each in paces if each is not None]
+            pace = max(known, default=None) if len(known) == len(paces) else None
         return Decodes(len(decoding), sum(request.num_computed_tokens for request in decoding), pace)
 
     def _pace_s(self, request: Request) -> float | None:

@@ -50,10 +50,11 @@ class RankedQueue(Joined, FCFSRequestQueue):
 
     def __bool__(self) -> bool:
         """Whether a step may take somebody."""
-        return super().__len__() > 0
+        return bool(super().__len__())
 
     def __len__(self) -> int:
-        return super().__len__() + len(self.held)
+        waiting: int = super().__len__()
+        return waiting + len(self.held)
 
     def __iter__(self) -> Iterator[Request]:
         return chain(super().__iter__(), self.held)

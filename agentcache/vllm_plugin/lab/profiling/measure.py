@@ -36,10 +36,10 @@ class Subject:
         self.engine: Any = LLMEngine.from_engine_args(
             EngineArgs(
                 model,
-                dtype=dtype,  # type: ignore[arg-type]
+                dtype=dtype,
                 seed=seed,
                 max_model_len=max_len + 1,
-                block_size=block_size,  # type: ignore[arg-type]
+                block_size=block_size,
                 num_gpu_blocks_override=2 * room // block_size if on_cpu() else None,
                 max_num_batched_tokens=chunk + slots,
                 max_num_seqs=slots + 1,
@@ -156,5 +156,5 @@ def _device() -> str:
     if not on_cpu():
         import torch
 
-        return torch.cuda.get_device_name()
+        return str(torch.cuda.get_device_name())
     return f"{cpu_model()}, {os.cpu_count()} cores"

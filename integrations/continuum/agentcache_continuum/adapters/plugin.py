@@ -90,7 +90,7 @@ class AgentCacheTTLPolicy:
 def pin_manager(base: type, budget_tokens: float) -> Any:
     """A pin manager on the plug-in's own: what exceeds the budget expires, the program that arrived latest first."""
 
-    class LeasedPins(base):  # type: ignore[misc]
+    class LeasedPins(base):
         def pin(self, job_id: str, request: Any, expires_at: float, program_arrival: float, tool_name: str) -> Any:
             self._tokens = {**self._held(), job_id: request.num_tokens}
             return super().pin(
@@ -123,7 +123,7 @@ def adapted(base: type) -> type:
     """A scheduler class of the plug-in's with our policy and pins in the place of its own."""
     policy = import_module("continuum_vllm.policy")
 
-    class Adapted(base):  # type: ignore[misc]
+    class Adapted(base):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             kwargs.setdefault("continuum_clock", time.monotonic)
             if kwargs.get("continuum_ttl_policy") is None:

@@ -64,11 +64,17 @@ def completed(request: Any) -> bool:
     return getattr(request.status, "name", str(request.status)) in ("FINISHED_STOPPED", "FINISHED_LENGTH_CAPPED")
 
 
-class PreviewScheduling:
+_Fork: Any = object
+"""To a type checker, all that the fork's scheduler has; nothing when it runs."""
+
+
+class PreviewScheduling(_Fork):
     """What is put in front of the fork's scheduler class."""
 
     rule: Callable[[], Rule] = PaperV6
     clock: Callable[[], float] = staticmethod(time.monotonic)
+    tool_call_estimator: Any
+    pinned_requests: list[tuple[Any, float]]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
