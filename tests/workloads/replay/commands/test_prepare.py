@@ -7,7 +7,8 @@ import pytest
 
 from agentcache.cost import CostProfile
 from agentcache.errors import AgentCacheError, ConfigError, InputError
-from agentcache_workloads.replay.commands.prepare import Options, parse_seeds, prepare, split_specs
+from agentcache_workloads.replay.commands.prepare import parse_seeds, prepare, split_specs
+from agentcache_workloads.replay.engines.base import Options
 from agentcache_workloads.replay.spec import Remote, Selection
 from tests.workloads.replay.stub_server import METRICS, StubServer, running
 

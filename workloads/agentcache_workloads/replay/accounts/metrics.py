@@ -119,7 +119,7 @@ def _unknown(spec: RunSpec, result: RunResult) -> dict[str, str]:
     """By field, why it is None, where that is a matter of who could say it."""
     if result.idle_token_s is not None:
         return {}
-    if spec.engine == "http":
+    if spec.remote:
         return {"idle_retained_token_s": f"the server has no metric {IDLE_TOTAL}"}
     return {"idle_retained_token_s": "stock vLLM does not tell which blocks leave its memory"}
 

@@ -24,8 +24,9 @@ from agentcache.errors import ConfigError, EngineError, InputError
 from agentcache.files import free_port, write_json
 from agentcache_workloads.replay.accounts.provenance import commit, describe_host, describe_trace
 from agentcache_workloads.replay.commands.peer_rows import write_rows
-from agentcache_workloads.replay.commands.prepare import Options, prepare
+from agentcache_workloads.replay.commands.prepare import prepare
 from agentcache_workloads.replay.commands.replay import SCHEMA, advance, describe_run, run_one, show
+from agentcache_workloads.replay.engines.base import Options
 from agentcache_workloads.replay.spec import Remote, Selection
 
 LOGGED = re.compile(r"^(?:\(\w+ pid=\d+\) )?(?:[A-Z]+ [\d-]+ [\d:]+ \[[^\]]*\] )?")

@@ -21,22 +21,17 @@ from agentcache_workloads.replay.accounts.metrics import run_object
 from agentcache_workloads.replay.accounts.provenance import commit, describe_host, describe_trace
 from agentcache_workloads.replay.accounts.saved import Stopped, keep, load_saved, name_of
 from agentcache_workloads.replay.commands import flags
-from agentcache_workloads.replay.commands.prepare import BLOCK_SIZE, MODEL, POLICIES, Options, Prepared, prepare
+from agentcache_workloads.replay.commands.prepare import POLICIES, Prepared, prepare
 from agentcache_workloads.replay.commands.table import result_table
-from agentcache_workloads.replay.engines import sim as sim_engine
-from agentcache_workloads.replay.engines.http import engine as http_engine
+from agentcache_workloads.replay.engines.base import BLOCK_SIZE, MODEL, Options
 from agentcache_workloads.replay.engines.http.dialects import DIALECTS
-from agentcache_workloads.replay.engines.vllm import engine as vllm_engine
+from agentcache_workloads.replay.engines.table import ENGINES
 from agentcache_workloads.replay.jobs.arrivals import KINDS
 from agentcache_workloads.replay.jobs.known import known_tokens
 from agentcache_workloads.replay.jobs.render import Renderer
 from agentcache_workloads.replay.spec import STOCK, Remote, RunResult, RunSpec, Selection
 
 SCHEMA = "agentcache-replay/1"
-ENGINES: dict[str, Callable[[RunSpec, Callable[[int], None]], RunResult]] = {
-    "vllm": vllm_engine.run,
-    "sim": sim_engine.run,
-}
 PLAIN_WIDTH = 150  # columns of a table that goes into a file or a pipe
 
 
@@ -217,9 +212,7 @@ def _run_all(
 
 def run_one(spec: RunSpec, on_calls: Callable[[int], None], before: RunResult | None = None) -> RunResult:
     """Make one run; `before` is its first part, where it was interrupted."""
-    if spec.engine == "http":
-        return http_engine.run(spec, on_calls, before)
-    return ENGINES[spec.engine](spec, on_calls)
+    return ENGINES[spec.engine].run(spec, on_calls, before)
 
 
 def describe_run(prepared: Prepared, spec: RunSpec, result: RunResult) -> dict[str, Any]:

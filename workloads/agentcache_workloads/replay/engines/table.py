@@ -1,0 +1,10 @@
+"""The engines by the names that users give."""
+
+from collections.abc import Mapping
+
+from agentcache_workloads.replay.engines import sim
+from agentcache_workloads.replay.engines.base import Engine
+from agentcache_workloads.replay.engines.http import engine as http
+from agentcache_workloads.replay.engines.vllm import engine as vllm
+
+ENGINES: Mapping[str, Engine] = {"vllm": vllm, "sim": sim, "http": http}
