@@ -47,7 +47,7 @@ WINGS: dict[str, tuple[set[str], ...]] = {
     "agentcache.policy": (
         {"survival", "pauses", "chunking"},
         {"base"},
-        {"guard", "layer"},
+        {"guard", "leased"},
         {"return_index", "ttl", "published", "admission"},
     ),
     "agentcache.vllm_plugin": (

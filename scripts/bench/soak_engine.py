@@ -22,7 +22,7 @@ from agentcache.vllm_plugin.blocks.block_pool import ResidencyBlockPool
 from agentcache.vllm_plugin.compat import Request, RequestStatus
 from agentcache.vllm_plugin.host import Host
 from agentcache.vllm_plugin.link.courier import Carrier
-from agentcache.vllm_plugin.link.leases import Leased
+from agentcache.vllm_plugin.link.leases import ServiceLeases
 from agentcache.vllm_plugin.link.link import Link
 from agentcache.vllm_plugin.steps.gauges import gauge
 from agentcache.vllm_plugin.steps.pacing import Pacer
@@ -62,19 +62,19 @@ BOUNDS = _bounds(
     (
         POOL,
         "blocks of the pool",
-        "Residency._evictable Residency._twins Leased._kept LruHoles._order LruHoles._keys AsymCache._entries "
-        "AsymCache._fast AsymCache._slow AsymCache._ghosts Ttl._keepers Ttl._blocks[] Continuum._kept _Lease.blocks",
+        "Residency._evictable Residency._twins ServiceLeases._kept LruHoles._order LruHoles._keys AsymCache._entries "
+        "AsymCache._fast AsymCache._slow AsymCache._ghosts Ttl._kept Continuum._kept Lease.blocks",
     ),
     (
         OWNERS,
         "paused contexts",
-        "Pauses._left Ttl._left Ttl._leases Ttl._blocks Continuum._leases Continuum._programs _Program.contexts",
+        "Pauses._left PayingTtl._left Ttl._leases Continuum._leases Programs._programs _Program.contexts",
     ),
-    (65, "tools that are told apart", "Ttl._pauses"),
-    (65 * 256, "pauses of each tool", "Ttl._pauses[]"),
+    (65, "tools that are told apart", "PayingTtl._pauses"),
+    (65 * 256, "pauses of each tool", "PayingTtl._pauses[]"),
     (1025, "tools that are told apart", "Durations.of"),
     (1025 * 4096, "pauses of each tool", "Durations.of[]"),
-    (4096, "the last of them", "Ttl._waits Durations.all PaperV6.waits PaperV6.programs"),
+    (4096, "the last of them", "PayingTtl._waits Durations.all PaperV6.waits PaperV6.programs"),
     (
         POOL + 1,
         "physical blocks",
@@ -102,7 +102,7 @@ BOUNDS = _bounds(
     (OWNERS + POOL, "whose rates are of the curves before", "ReturnIndex._old"),
     (CONTEXTS + OPEN, "jobs with a turn since the last choice", "WorkingSetAdmission._changed_jobs"),
     (POOL, "groups of blocks", "ReturnIndex._groups _Group.blocks"),
-    (POOL * OWNERS, "owners of each", "_Group.owners _Owner.groups Ttl._keepers[]"),
+    (POOL * OWNERS, "owners of each", "_Group.owners _Owner.groups Ttl._kept[][]"),
     (OWNERS * BUCKETS, "buckets of owners", "_Owner.rates"),
     (4 * OWNERS + 64, "a sweep at four times the owners", "ReturnIndex._edges"),
     (4 * OWNERS + 64, "a sweep at four times the leases", "Ttl._ends"),
@@ -131,7 +131,7 @@ BOUNDS = _bounds(
     (1024, "commands", "Link._commands Link._done Link._unanswered"),
     (512, "pauses to tell", "Link._pauses"),
     (2 * CONTEXTS, "contexts told of, and those forgotten since", "Link._announced"),
-    (16 * 64, "the leases of the last seconds", "Leased._ends Leased._leases"),
+    (16 * 64, "the leases of the last seconds", "ServiceLeases._ends ServiceLeases._leases"),
 )
 """What each map may hold after any number of turns, and why."""
 
@@ -171,7 +171,7 @@ class Engine:
         self._names = self._keys = self._steps = 0
         cost = CostModel(PROFILE, BLOCK_SIZE)
         inner = make_online_policy(policy, cost, POOL)
-        residency = Residency(Leased(inner) if carrier else inner, POOL, CONTEXTS, parse_admission(admission))
+        residency = Residency(ServiceLeases(inner) if carrier else inner, POOL, CONTEXTS, parse_admission(admission))
         self.host = Host(residency, lambda: self._seconds, BLOCK_SIZE)
         if residency.admission:
             residency.admission.on_hold_end = self.host.held

@@ -11,9 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentcache.cost import CostModel, CostProfile
+from agentcache.policy import make_policy
 from agentcache_continuum.adapters import preview
 from agentcache_continuum.adapters.reload import FEWEST, Reload
 from agentcache_continuum.jobs import Jobs
+from agentcache_continuum.programs import ProgramLeases, Programs
 from agentcache_continuum.rules import Always, Fixed, PaperOptions, PaperV6, Preview, Rule
 from tests.continuum.stubs.engine import BLOCK, Request, Status
 from tests.continuum.stubs.preview import PreviewScheduler
@@ -298,7 +300,7 @@ HISTORY = [
 def test_native_and_both_adapters_give_the_same_times_to_the_last_bit(
     stubs: None, make: Callable[[], Rule] | None, k: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.continuum.test_leases import Bench
+    from tests.continuum.test_programs import Bench
 
     def rule() -> Rule:
         made = PaperV6(PaperOptions(k=k)) if make is None else make()
@@ -324,10 +326,9 @@ def test_native_and_both_adapters_give_the_same_times_to_the_last_bit(
         source = driver.scheduler._continuum_ttl_policy if driver.xargs else driver.scheduler.tool_call_estimator
         logs.append(source.jobs.rule.answers)
 
-    bench = Bench("continuum+lru", pool=640)
-    bench.policy._cost = COST
-    native = bench.policy.rule = rule()
-    bench.policy._pauses._rule = native
+    native = rule()
+    programs = Programs("continuum", COST, 640, native, share=1.0)
+    bench = Bench(ProgramLeases(programs, make_policy("lru", COST, 640)), pool=640)
     now = Clock.now
     for later, job, blocks, tool, last in HISTORY:
         now += later
@@ -343,7 +344,7 @@ def test_native_and_both_adapters_give_the_same_times_to_the_last_bit(
 @given(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=12))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 def test_native_and_both_adapters_choose_the_same_victims(stubs: None, order: list[str]) -> None:
-    from tests.continuum.test_leases import Bench
+    from tests.continuum.test_programs import Bench
 
     orders = []
     for driver in (previewed(Always, blocks=640), plugged(Always, blocks=640)):

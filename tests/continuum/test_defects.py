@@ -14,7 +14,7 @@ from agentcache_continuum.middleware import rewrite
 from agentcache_continuum.tools import tool_in_text
 from tests.continuum.test_adapters import previewed
 from tests.continuum.test_client import through
-from tests.continuum.test_leases import Bench, owners
+from tests.continuum.test_programs import Bench, owners
 
 
 def test_idle_contexts_never_stand_in_the_way_of_running_turns() -> None:

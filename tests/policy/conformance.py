@@ -29,7 +29,7 @@ from agentcache.policy import Policy, make_policy
 from agentcache.policy.base import FollowsPrices, FollowsSurvival, Foresees, Retains, offer_all, touch_all
 from agentcache.policy.survival import Survival
 from agentcache.residency.tree import OwnersTree
-from agentcache.vllm_plugin.link.leases import Leased
+from agentcache.vllm_plugin.link.leases import ServiceLeases
 
 COST = CostModel(CostProfile(c_lin=1e-4, c_att=1e-8), 16)
 BLOCKS = 24
@@ -46,7 +46,7 @@ PLACES = st.sampled_from(["all", "two", "first", "second", "third", "nobody's"])
 def build(spec: str, cost: CostModel = COST, blocks: int = BLOCKS) -> Policy:
     """A policy by its spec; `service+` in front puts it under the service's leases."""
     if spec.startswith(SERVICE):
-        return Leased(make_policy(spec.removeprefix(SERVICE), cost, blocks))
+        return ServiceLeases(make_policy(spec.removeprefix(SERVICE), cost, blocks))
     return make_policy(spec, cost, blocks)
 
 
@@ -292,14 +292,14 @@ class Conformance(RuleBasedStateMachine):
     @rule(job=st.sampled_from(["job0", "job1"]), ttl_s=st.sampled_from([0.0, 10.0]), keep=st.integers(0, 1))
     def grant(self, job: str, ttl_s: float, keep: int) -> None:
         for policy, numbers in zip(self.policies, (self.evictable, self.evictable, self.lent), strict=True):
-            if isinstance(policy, Leased):
+            if isinstance(policy, ServiceLeases):
                 mine = [self.blocks[n] for n in sorted(numbers) if any(c.job == job for c in self.blocks[n].owners)]
                 assert policy.grant(job, self.now + ttl_s, keep, mine) == len(mine)
 
     @rule(job=st.sampled_from(["job0", "job1"]))
     def end_lease(self, job: str) -> None:
         for policy in self.policies:
-            if isinstance(policy, Leased):
+            if isinstance(policy, ServiceLeases):
                 policy.end(job, self.now)
 
     @precondition(lambda self: self.evictable)

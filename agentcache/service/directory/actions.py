@@ -17,7 +17,7 @@ from agentcache.api.messages import (
     StartTool,
     scoped,
 )
-from agentcache.service.directory.books import Books, Lease
+from agentcache.service.directory.books import Books, Granted
 from agentcache.service.directory.outbox import Dispatch
 
 _ANSWERS = 4096
@@ -86,7 +86,7 @@ class Actions:
             return Answer(outcome="rejected", detail=detail)
         lease_id = action.lease or uuid4().hex[:12]
         granted_s = min(action.ttl_s, config.lease_s)
-        self._books.lease(job, lease_id, Lease(now + granted_s, action.keep_priority, tokens))
+        self._books.lease(job, lease_id, Granted(now + granted_s, action.keep_priority, tokens))
         job.touched_at = now
         self._books.note(job_id, f"lease {lease_id} for {granted_s:g} s")
         self._dispatch.retain(job, granted_s, action.keep_priority)

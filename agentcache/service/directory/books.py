@@ -50,7 +50,7 @@ QUEUE = 1024
 
 
 @dataclass(slots=True)
-class Lease:
+class Granted:
     until: float
     keep_priority: int
     tokens: int
@@ -63,7 +63,7 @@ class Job:
     contexts: dict[str, Record] = field(default_factory=dict)
     places: Counter[tuple[str, str]] = field(default_factory=Counter)  # copies by engine and its name of the job
     waiting: int = 0  # contexts that have not ended
-    leases: dict[str, Lease] = field(default_factory=dict)
+    leases: dict[str, Granted] = field(default_factory=dict)
     ended: bool = False
     decisions: deque[str] = field(default_factory=lambda: deque(maxlen=16))
     paid_s: float = 0.0
@@ -191,7 +191,7 @@ class Books:
         engine.tokens += more
         tenant.tokens += more
 
-    def lease(self, job: Job, lease_id: str, lease: Lease) -> None:
+    def lease(self, job: Job, lease_id: str, lease: Granted) -> None:
         """A job has a lease, a new one or a renewed one."""
         if lease_id in job.leases:
             self.drop_lease(job, lease_id)

@@ -18,7 +18,7 @@ from agentcache.api.messages import (
 from agentcache.model import Block, Context, JobFinished, Key, Standing, ToolFinished, ToolStarted
 from agentcache.vllm_plugin.compat import KVCacheBlock, make_block_hash_with_group_id
 from agentcache.vllm_plugin.host import Host
-from agentcache.vllm_plugin.link.leases import Leased
+from agentcache.vllm_plugin.link.leases import ServiceLeases
 
 
 class Orders:
@@ -84,7 +84,7 @@ class Orders:
         if not family:
             return Done(command.id, "missing", detail="unknown job")
         policy = self._host.residency.policy
-        if not isinstance(policy, Leased):
+        if not isinstance(policy, ServiceLeases):
             return Done(command.id, "rejected", detail="no leases are kept here")
         until = self._host.now + command.ttl_s
         kept = policy.grant(command.job, until, command.keep_priority, self._evictable(family))
@@ -92,7 +92,7 @@ class Orders:
 
     def _end_lease(self, job: str) -> None:
         policy = self._host.residency.policy
-        if isinstance(policy, Leased):
+        if isinstance(policy, ServiceLeases):
             policy.end(job, self._host.now)
 
     def _contexts(self, job: str) -> list[Context]:

@@ -23,7 +23,7 @@ from agentcache.vllm_plugin.compat import (
 from agentcache.vllm_plugin.config import EngineOptions, parse_service
 from agentcache.vllm_plugin.host import Host
 from agentcache.vllm_plugin.link.courier import CourierProcess
-from agentcache.vllm_plugin.link.leases import Leased
+from agentcache.vllm_plugin.link.leases import ServiceLeases
 from agentcache.vllm_plugin.link.link import Link
 from agentcache.vllm_plugin.refusals import why_not_fused
 from agentcache.vllm_plugin.steps.gauges import gauge
@@ -47,7 +47,7 @@ def attach(scheduler: Any, options: EngineOptions) -> Host:
     cost = CostModel(profile, scheduler.block_size)
     policy = make_online_policy(options.policy, cost, capacity)
     if options.service is not None:
-        policy = Leased(policy)
+        policy = ServiceLeases(policy)
     residency = Residency(policy, capacity, options.max_contexts, parse_admission(options.admission))
     host = Host(residency, block_size=scheduler.block_size, receipts=options.receipts)
     scheduler.pacer = Pacer(host, rule, profile, options.profile is not None, scheduler.block_size)

@@ -7,16 +7,14 @@ from agentcache.cost import CostModel
 from agentcache.errors import ConfigError
 from agentcache.model import Context
 from agentcache.policy import Policy
-from agentcache_continuum.leases import Leases
+from agentcache_continuum.programs import ProgramLeases, Programs
 from agentcache_continuum.rules import Always, Fixed, Oracle, PaperOptions, PaperV6, Preview, Rule
 
 Inner = Callable[[], Policy]
 
 
-class Continuum(Leases):
+class Continuum(ProgramLeases):
     """`paper-v6`. `cold_s` -1 is the analytic cold start; the other options are those of `PaperOptions`."""
-
-    name = "continuum"
 
     def __init__(
         self,
@@ -34,67 +32,51 @@ class Continuum(Leases):
     ) -> None:
         cold = None if cold_s == -1.0 else cold_s
         options = PaperOptions(int(k), cold, int(waits), int(programs), count_last, first_eta)
-        super().__init__(cost, capacity_blocks, inner(), PaperV6(options), share)
+        super().__init__(Programs("continuum", cost, capacity_blocks, PaperV6(options), share), inner())
 
 
-class ContinuumNever(Leases):
+class ContinuumNever(ProgramLeases):
     """No retention: what is left is the inner policy, and the order of admission."""
 
-    name = "continuum-never"
-
     def __init__(self, cost: CostModel, capacity_blocks: int, inner: Inner) -> None:
-        super().__init__(cost, capacity_blocks, inner(), Rule(), 1.0)
+        super().__init__(Programs("continuum-never", cost, capacity_blocks, Rule(), 1.0), inner())
 
 
-class ContinuumAlways(Leases):
+class ContinuumAlways(ProgramLeases):
     """Every tool call keeps its context until it returns, or memory is needed."""
 
-    name = "continuum-always"
-
     def __init__(self, cost: CostModel, capacity_blocks: int, inner: Inner, *, share: float = 1.0) -> None:
-        super().__init__(cost, capacity_blocks, inner(), Always(), share)
+        super().__init__(Programs("continuum-always", cost, capacity_blocks, Always(), share), inner())
 
 
-class ContinuumFixed(Leases):
+class ContinuumFixed(ProgramLeases):
     """Every tool call keeps its context for `s` seconds."""
 
-    name = "continuum-fixed"
-
     def __init__(
         self, cost: CostModel, capacity_blocks: int, inner: Inner, *, s: float = 2.0, share: float = 1.0
     ) -> None:
-        super().__init__(cost, capacity_blocks, inner(), Fixed(s), share)
+        super().__init__(Programs("continuum-fixed", cost, capacity_blocks, Fixed(s), share), inner())
 
 
-class ContinuumPreview(Leases):
+class ContinuumPreview(ProgramLeases):
     """The rule of the authors' preview: `s` seconds, or 0 for a tool that takes longer on the mean."""
 
-    name = "continuum-preview"
-
     def __init__(
         self, cost: CostModel, capacity_blocks: int, inner: Inner, *, s: float = 2.0, share: float = 1.0
     ) -> None:
-        super().__init__(cost, capacity_blocks, inner(), Preview(s), share)
+        super().__init__(Programs("continuum-preview", cost, capacity_blocks, Preview(s), share), inner())
 
 
-class ContinuumOracle(Leases):
+class Foreseen(Programs):
     """Knows every pause, from `foresee`: keeps a context if the pause costs less than the paper's benefit."""
 
-    name = "continuum-oracle"
     needs = frozenset({"pauses"})
-
-    def __init__(self, cost: CostModel, capacity_blocks: int, inner: Inner, *, share: float = 1.0) -> None:
-        super().__init__(cost, capacity_blocks, inner(), Oracle(), share)
-        self._foreseen: dict[str, Sequence[float | None]] | None = None
+    _foreseen: Mapping[str, Sequence[float | None]] | None = None
 
     def foresee(self, need: str, known: Mapping[Any, Sequence[Any]]) -> None:
-        """`pauses`: by context id, the seconds from the end of its k-th turn to its next one; None where none follows.
-
-        Whatever is needed behind it is handed on.
-        """
+        """`pauses`: by context id, seconds from the end of its k-th turn to its next one; None where none follows."""
         if need == "pauses":
             self._foreseen = dict(known)
-        super().foresee(need, known)
 
     def keep_s(self, context: Context, tool: str, reload_s: float) -> float:
         if self._foreseen is None:
@@ -105,3 +87,10 @@ class ContinuumOracle(Leases):
         pauses = self._foreseen.get(context.id, ())
         pause_s = pauses[context.depth - 1] if 0 < context.depth <= len(pauses) else None
         return self.rule.keep_s(tool, reload_s, pause_s)
+
+
+class ContinuumOracle(ProgramLeases):
+    """What nobody can know: each pause."""
+
+    def __init__(self, cost: CostModel, capacity_blocks: int, inner: Inner, *, share: float = 1.0) -> None:
+        super().__init__(Foreseen("continuum-oracle", cost, capacity_blocks, Oracle(), share), inner())

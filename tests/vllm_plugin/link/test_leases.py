@@ -3,13 +3,13 @@
 from agentcache.model import Block, Context, JobFinished
 from agentcache.policy import Policy, make_policy
 from agentcache.policy.base import FollowsPrices, FollowsSurvival
-from agentcache.vllm_plugin.link.leases import Leased
+from agentcache.vllm_plugin.link.leases import ServiceLeases
 from tests.policy.conformance import COST
 from tests.policy.owners import owned
 
 
-def two_jobs() -> tuple[Leased, dict[str, list[Block]]]:
-    policy = Leased(make_policy("lru", COST, 16))
+def two_jobs() -> tuple[ServiceLeases, dict[str, list[Block]]]:
+    policy = ServiceLeases(make_policy("lru", COST, 16))
     jobs = {}
     for release, name in enumerate(("old", "new"), 1):
         owners = owned(Context(name, name))
@@ -45,9 +45,9 @@ def test_leases_that_are_renewed_for_ever_leave_no_ends_behind() -> None:
         policy.grant("old", second + 600.0, 35, jobs["old"])
     assert len(policy._ends) < 100
     policy.offer_all([Block(99, "x", 0)], 2500.0)
-    assert list(policy) == ["old"]
+    assert policy.holders() == ["old"]
     policy.victims(1, frozenset(), 2600.0)
-    assert not list(policy)
+    assert not policy.holders()
     policy.check()
 
 
@@ -56,11 +56,11 @@ def test_pressure_ends_the_least_important_lease_first() -> None:
     policy.grant("old", 100.0, 50, jobs["old"])
     policy.grant("new", 100.0, 20, jobs["new"])
     assert set(policy.victims(4, frozenset(), 5.0) or []) == set(jobs["new"])
-    assert (policy.pressed, list(policy)) == (1, ["old"])
+    assert (policy.leases.pressed, policy.holders()) == (1, ["old"])
 
 
 def test_it_is_what_its_inner_policy_is() -> None:
-    policy = Leased(make_policy("return-index", COST, 16))
+    policy = ServiceLeases(make_policy("return-index", COST, 16))
     assert isinstance(policy, Policy) and isinstance(policy, FollowsSurvival) and isinstance(policy, FollowsPrices)
     assert policy.guard is policy.inner.guard  # type: ignore[attr-defined]
     assert (policy.name, policy.reuse) == ("return-index", "holes")

@@ -35,7 +35,7 @@ from agentcache.vllm_plugin.config import parse_service
 from agentcache.vllm_plugin.host import Host
 from agentcache.vllm_plugin.link import link as link_module
 from agentcache.vllm_plugin.link.courier import LinkDown
-from agentcache.vllm_plugin.link.leases import Leased
+from agentcache.vllm_plugin.link.leases import ServiceLeases
 from agentcache.vllm_plugin.link.link import Link
 
 BLOCKS, SIZE = 40, 16
@@ -67,7 +67,7 @@ class Engine:
 
     def __init__(self, carrier: Near, name: str = "a", clock: Callable[[], float] = time.monotonic) -> None:
         profile = CostProfile(c_lin=1e-4, c_att=1e-9)
-        policy = Leased(make_policy("return-index", CostModel(profile, SIZE), BLOCKS - 1))
+        policy = ServiceLeases(make_policy("return-index", CostModel(profile, SIZE), BLOCKS - 1))
         self.host = Host(Residency(policy, BLOCKS - 1), clock=clock, block_size=SIZE)
         self.pool = BlockPool(BLOCKS, enable_caching=True, hash_block_size=SIZE)
         adopt(self.pool, BlockPool, ResidencyBlockPool).attach(self.host)

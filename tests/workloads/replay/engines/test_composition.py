@@ -13,7 +13,7 @@ from agentcache.policy.admission.names import BUILT, parse_admission
 from agentcache.residency import Residency
 from agentcache.sim.fixed import Turn, run_fixed
 from agentcache.sim.queueing import Call, Engine
-from agentcache.vllm_plugin.link.leases import Leased
+from agentcache.vllm_plugin.link.leases import ServiceLeases
 from agentcache_workloads.replay.engines.queueing import simulate
 from agentcache_workloads.replay.jobs.plan import Plan, load_plan
 from agentcache_workloads.replay.jobs.render import Renderer
@@ -61,7 +61,7 @@ def test_every_policy_runs_behind_every_layer_under_every_admission(policy: str)
 @pytest.mark.parametrize("name", ONLINE)
 def test_every_policy_runs_behind_the_service_s_leases(name: str) -> None:
     for admission in ADMISSIONS:
-        policy = Leased(make_policy(name, COST, 40))
+        policy = ServiceLeases(make_policy(name, COST, 40))
         core = Residency(policy, 40, admission=parse_admission(admission))
         if core.admission:
             core.admission.is_retained = policy.retains

@@ -22,11 +22,11 @@ from agentcache.model import (
     TurnFinished,
     TurnScheduled,
 )
-from agentcache.policy import make_policy
+from agentcache.policy import Policy, make_policy
 from agentcache.policy.admission.names import parse_admission
 from agentcache.residency import Residency
-from agentcache_continuum.leases import Leases
 from agentcache_continuum.pauses import LONGEST_S
+from agentcache_continuum.programs import ProgramLeases
 
 COST = CostModel(CostProfile(c_lin=0.1, c_att=1e-6), 16)  # a block takes 1.6 s and a little more
 
@@ -36,9 +36,9 @@ class Bench:
 
     common = 0
 
-    def __init__(self, spec: str, pool: int = 64, admission: str = "fcfs") -> None:
-        policy = make_policy(spec, COST, pool)
-        assert isinstance(policy, Leases)
+    def __init__(self, spec: str | Policy, pool: int = 64, admission: str = "fcfs") -> None:
+        policy = make_policy(spec, COST, pool) if isinstance(spec, str) else spec
+        assert isinstance(policy, ProgramLeases)
         self.policy = policy
         self.core = Residency(policy, pool, admission=parse_admission(admission))
         if self.core.admission:
