@@ -74,10 +74,9 @@ class ResidencyFreeQueue:
         self.num_free_blocks -= n
         taken = [self._keyless.popitem(last=False)[0] for _ in range(min(n, len(self._keyless)))]
         if need := n - len(taken):
-            victims = [victim.id for victim in self._host.victims(need)]
-            for block_id in victims:
-                self._named[block_id] = None  # its key is about to go
-            taken += victims
+            taken += [victim.id for victim in self._host.victims(need)]
+        for block_id in taken:
+            self._named[block_id] = None  # its key is about to go, if it has one: nobody need ask for it
         return [self._blocks[block_id] for block_id in taken]
 
     def remove(self, block: KVCacheBlock) -> None:

@@ -156,7 +156,8 @@ class ResidencyKVCacheManager(KVCacheManager, Joined):
     """Adopted from a stock manager: the scheduler's view of `HoleFillingManager`.
 
     `runs` holds, for each request that still has holes, what is resident behind its first missing block. `plans` are
-    those of this step, by request, as they were last asked for. `blocked` is the request that did not fit last.
+    those of this step, by request: from where, for how many tokens (offered, and so computed), and the plan. `blocked`
+    is the request that did not fit last.
     """
 
     @own
@@ -170,7 +171,7 @@ class ResidencyKVCacheManager(KVCacheManager, Joined):
         self.cost = cost
         self.segment_s = cost.profile.c_seg
         self.runs: dict[str, list[Run]] = {}
-        self.plans: dict[str, tuple[int, int, tuple[list[Run], int]]] = {}
+        self.plans: dict[str, tuple[int, tuple[int, int], tuple[list[Run], int]]] = {}
         self.blocked: Blocked | None = None
         self._looked_up: tuple[Request, Any] | None = None
         self.shortcuts: tuple[str, ...] = ()
@@ -228,11 +229,12 @@ class ResidencyKVCacheManager(KVCacheManager, Joined):
         if not runs:
             return [(start, start + tokens)], start + tokens
         known = self.plans.get(request.request_id)
-        if known and known[:2] == (start, tokens):  # asked for when it is sized, allocated for and scheduled
+        if known and known[0] == start and tokens in known[1]:
             return known[2]
         end = max(request.num_tokens, start + tokens)
         made = plan(runs, start, end, tokens, self.step_segments)
-        self.plans[request.request_id] = start, tokens, made
+        # Asked for when the chunk is sized; then, for what it computes, when it is allocated for and scheduled.
+        self.plans[request.request_id] = start, (tokens, sum(end - start for start, end in made[0])), made
         return made
 
     @own

@@ -54,6 +54,8 @@ def test_plan_agrees_with_walking_the_tokens(data: st.DataObject) -> None:
     max_segments = data.draw(st.integers(1, 5))
     got = plan(runs_of(resident, BLOCK), start, end, budget, max_segments)
     assert got == naive(tokens, start, end, budget, max_segments)
+    computed = sum(b - a for a, b in got[0])
+    assert got == plan(runs_of(resident, BLOCK), start, end, computed, max_segments), "what it computes has one plan"
 
 
 @given(st.data())
