@@ -7,8 +7,8 @@ import pytest
 import torch
 import triton
 
+from agentcache_kernels.arguments import DTYPES, HEAD_DIMS
 from agentcache_kernels.errors import ArgumentError
-from agentcache_kernels.msa import DTYPES, HEAD_DIMS
 from agentcache_kernels.tables import FOLDER, Config, Table, slug, table_for
 
 

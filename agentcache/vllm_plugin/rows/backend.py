@@ -8,7 +8,8 @@ from agentcache.errors import Unsupported
 from agentcache.vllm_plugin import compat
 from agentcache.vllm_plugin.overrides import Joined, own
 from agentcache.vllm_plugin.rows.metadata import SegmentMetadata, SegmentMetadataBuilder
-from agentcache_kernels.msa import BLOCK_SIZES, DTYPES, HEAD_DIMS, MAX_GROUP, msa_attention
+from agentcache_kernels.arguments import BLOCK_SIZES, DTYPES, HEAD_DIMS, MAX_GROUP
+from agentcache_kernels.msa import msa_attention
 
 PATH = "agentcache.vllm_plugin.rows.backend.SegmentBackend"
 

@@ -52,14 +52,7 @@ def attach(scheduler: Any, options: EngineOptions) -> Host:
     host = Host(residency, block_size=scheduler.block_size, receipts=options.receipts)
     scheduler.pacer = Pacer(host, rule, profile, options.profile is not None, scheduler.block_size)
 
-    if host.residency.admission:
-        scheduler.waiting = RankedQueue(host)  # nothing waits yet
-        host.priorities = host.residency.admission.config.priority or config.scheduler_config.policy == "priority"
-        host.residency.admission.on_hold_end = host.held
-        if isinstance(policy, Retains):
-            host.residency.admission.is_retained = policy.retains
-            host.residency.admission.retained_version = policy.retained_version
-
+    _queue(scheduler, host)
     reason = why_not_fused(config)
     fused = options.mode == "fused" and not reason
     if options.mode == "fused" and reason:
@@ -94,3 +87,16 @@ def attach(scheduler: Any, options: EngineOptions) -> Host:
         capacity,
     )
     return host
+
+
+def _queue(scheduler: Any, host: Host) -> None:
+    """Where admission has a rule, its queue stands in the place of vLLM's."""
+    admission, policy = host.residency.admission, host.residency.policy
+    if not admission:
+        return
+    scheduler.waiting = RankedQueue(host)  # nothing waits yet
+    host.priorities = admission.config.priority or scheduler.vllm_config.scheduler_config.policy == "priority"
+    admission.on_hold_end = host.held
+    if isinstance(policy, Retains):
+        admission.is_retained = policy.retains
+        admission.retained_version = policy.retained_version

@@ -5,7 +5,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agentcache_kernels.msa import HEAD_DIMS
+from agentcache_kernels.arguments import HEAD_DIMS
 from agentcache_kernels.tables import Config
 from tests.kernels.gates.batch import LIMITS, Row, error, make
 
