@@ -48,8 +48,8 @@ BOUNDS = _bounds(
     (
         OPEN,
         "open turns",
-        "Residency._turns Context.turns Receipts.open Receipts._known Guard._open Guard._held Link._turns _Job.turns "
-        "Pacer._first_token_s Pacer._asked Pacer._asked[][] WorkingSetAdmission._turns Receipt.missed "
+        "Residency._turns Context.turns Receipts.open Receipts._known Guard._open Guard._held Link._turns "
+        "LiveJob.turns Pacer._first_token_s Pacer._asked Pacer._asked[][] LiveJobs.turns Receipt.missed "
         "ResidentShares._prompts ResidentShares._resident",
     ),
     (OPEN * CHAIN, "blocks of waiting prompts", "ResidentShares._waiting ResidentShares._waiting[]"),
@@ -81,14 +81,14 @@ BOUNDS = _bounds(
         "ResidencyFreeQueue._blocks ResidencyFreeQueue._faces ResidencyFreeQueue._named ResidencyFreeQueue._keyless "
         "ReturnIndex._group_of",
     ),
-    (2 * (CONTEXTS + OPEN), "a sweep at twice the jobs that are known", "WorkingSetAdmission._jobs"),
+    (2 * (CONTEXTS + OPEN), "a sweep at twice the jobs that are known", "LiveJobs._places"),
     (
         CONTEXTS + OPEN,
         "jobs with a turn, or a context",
-        "WorkingSetAdmission._live WorkingSetAdmission._in WorkingSetAdmission._held WorkingSetAdmission._later "
-        "WorkingSetAdmission._outdated WorkingSetAdmission._overdue WorkingSetAdmission._excused Choice.members "
-        "Choice.held InForce.held InForce.exceptions _Job.resting Prefix._jobs Prefix._inside Prefix._beyond "
-        "Prefix.moved Prefix.extra Footprints._jobs Deadlines._due CountedChains._roots _CountedRun.after",
+        "LiveJobs.by_name WorkingSetAdmission._in WorkingSetAdmission._held LiveJobs._later LiveJobs._outdated "
+        "LiveJobs.overdue LiveJobs.excused LiveJob.resting Choice.members Choice.held InForce.held InForce.exceptions "
+        "Prefix._jobs Prefix._inside Prefix._beyond Prefix.moved Prefix.extra Footprints._jobs Deadlines._due "
+        "CountedChains._roots _CountedRun.after",
     ),
     (
         OWNERS,

@@ -304,8 +304,8 @@ def test_jobs_that_are_over_leave_no_state(admission: str) -> None:
         core.admit(float(number))
         finish(core, f"j{number}", f"t{number}", 5, float(number), last=number % 2 == 0)
     core.admit(1000.0)
-    assert not core.admission._live
-    assert len(core.admission._jobs) < 80
+    assert not core.admission._live.by_name
+    assert len(core.admission._live._places) < 80
     core.check()
 
 
@@ -332,7 +332,7 @@ def test_a_job_that_never_returns_is_forgotten_with_its_place() -> None:
         arrive(core, f"j{number}", f"t{number}", 1, float(number))
         core.admit(float(number))
         finish(core, f"j{number}", f"t{number}", 1, float(number))
-    assert len(rule_of(core)._jobs) < 80, "places go with the contexts, once in a while"
+    assert len(rule_of(core)._live._places) < 80, "places go with the contexts, once in a while"
     core.check()
 
 
@@ -340,7 +340,7 @@ def test_the_check_finds_a_lost_turn() -> None:
     core = residency()
     arrive(core, "a", "a0", 1, 0.0)
     core.admit(0.0)
-    rule_of(core)._turns.clear()
+    rule_of(core)._live.turns.clear()
     with pytest.raises(CheckFailed, match="1 turns"):
         rule_of(core).check()
 
@@ -352,5 +352,5 @@ def test_an_order_without_footprints_remembers_no_jobs_of_turns_that_are_over() 
         core.admit(float(number))
         finish(core, f"job{number}", f"turn{number}", 2, number + 0.5)
     assert not rule_of(core)._changed_jobs
-    assert len(rule_of(core)._jobs) < 100
+    assert len(rule_of(core)._live._places) < 100
     core.check()
