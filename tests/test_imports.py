@@ -70,7 +70,7 @@ WINGS: dict[str, tuple[set[str], ...]] = {
         {"app"},
         {"local"},
     ),
-    "agentcache_workloads.replay": ({"spec"}, {"jobs"}, {"accounts", "hints"}, {"engines"}, {"commands"}),
+    "agentcache_workloads.replay": ({"spec", "result"}, {"jobs"}, {"accounts", "hints"}, {"engines"}, {"commands"}),
 }
 """The wings of the large rooms, floor by floor: each imports from the floors before its own alone."""
 

@@ -23,7 +23,9 @@ from agentcache.cost import CostProfile
 from agentcache_workloads.cluster.drive import run_cluster
 from agentcache_workloads.replay.accounts.metrics import job_latency_s, spread, ttft_s
 from agentcache_workloads.replay.accounts.provenance import commit, describe_host
+from agentcache_workloads.replay.engines.queueing import STEP_TOKENS
 from agentcache_workloads.replay.jobs.render import Renderer
+from agentcache_workloads.replay.spec import RunSpec
 from agentcache_workloads.results.config import Workload
 from agentcache_workloads.results.workload import jobs_of, mean_live_blocks, turns_of
 
@@ -52,18 +54,22 @@ def measure(router: str, pool: int, seed: int) -> dict[str, Any]:
     assert meta.block_size
     begun = time.process_time()
     run = run_cluster(
+        RunSpec(
+            engine="sim",
+            policy=POLICY,
+            admission=ADMISSION,
+            cache_blocks=pool // BLOCK_SIZE,
+            block_size=BLOCK_SIZE,
+            tokens_per_block=meta.block_size,
+            slots=SLOTS,
+            max_batched_tokens=STEP_TOKENS,
+            seed=seed,
+        ),
         jobs,
         Renderer(meta, meta.block_size, 1000, 0),
+        CostProfile.named(PROFILE),
         router=router,
         replicas=REPLICAS,
-        policy=POLICY,
-        admission=ADMISSION,
-        profile=CostProfile.named(PROFILE),
-        cache_blocks=pool // BLOCK_SIZE,
-        block_size=BLOCK_SIZE,
-        tokens_per_block=meta.block_size,
-        slots=SLOTS,
-        seed=seed,
     )
     cpu_s = time.process_time() - begun
     latency = spread([job_latency_s(job) - job.paused_s for job in run.jobs], (50, 90, 99), top=False)

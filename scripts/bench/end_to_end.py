@@ -295,13 +295,10 @@ def run_spec(setup: dict[str, Any], scale: Scale, vocab_size: int, max_len: int)
         selection=selection(scale),
         policy=STOCK if setup["side"] == "stock" else POLICY,
         admission="fcfs" if setup["side"] == "stock" else ADMISSION,
-        profile=None,
-        mode="fused",
         seed=setup["seed"],
         slots=scale.jobs,
         time_scale=scale.time_scale,
         tokens_per_block=scale.tokens_per_block,
-        hints=True,
         model=scale.model,
         vocab_size=vocab_size,
         dtype=scale.dtype,
@@ -319,7 +316,7 @@ def replay(engine: Any, view: Any, scale: Scale, setup: dict[str, Any], live_poo
     from agentcache_workloads.replay.engines.vllm.worker import Run
     from agentcache_workloads.replay.hints import hints_of
     from agentcache_workloads.replay.jobs.plan import load_plan
-    from agentcache_workloads.replay.spec import CallRecord
+    from agentcache_workloads.replay.result import CallRecord
 
     chosen: dict[str, dict[str, Any]] = {}
 

@@ -34,15 +34,14 @@ from agentcache_workloads.readers.trace import Call, Meta, Session
 from agentcache_workloads.readers.writer import write_trace
 from agentcache_workloads.replay.accounts.metrics import tpot_s, ttft_s
 from agentcache_workloads.replay.accounts.provenance import commit, describe_host
-from agentcache_workloads.replay.commands.peers import Peer, Peers, started
+from agentcache_workloads.replay.commands.peer_servers import Peer, Peers, started
 from agentcache_workloads.replay.commands.prepare import prepare
-from agentcache_workloads.replay.engines.base import Options
 from agentcache_workloads.replay.engines.http.engine import Drive
 from agentcache_workloads.replay.engines.http.server import Scrape, parse_metrics
 from agentcache_workloads.replay.jobs.arrivals import arrival_times
 from agentcache_workloads.replay.jobs.jobs import shuffled
 from agentcache_workloads.replay.jobs.render import Renderer
-from agentcache_workloads.replay.spec import Remote
+from agentcache_workloads.replay.spec import Options, Remote
 
 BLOCK, OUTPUT = 16, 24
 FLAGS = [
@@ -136,17 +135,14 @@ def counted(before: Scrape, after: Scrape) -> dict[str, float]:
 
 def replay(trace: Path, url: str) -> dict[str, float]:
     """What our replayer measured; times in milliseconds."""
-    prepared = prepare(
-        Options(trace, engine="http", slots=1, arrival="trace", hints=False, remote=Remote(url, output="ignore-eos"))
-    )
+    remote = Remote(url, output="ignore-eos")
+    prepared = prepare(Options(trace=trace, engine="http", slots=1, arrival="trace", hints=False, remote=remote))
     spec, plan = prepared.specs[0], prepared.plan
     jobs = shuffled(plan.jobs, spec.seed)
     renderer = Renderer(plan.meta, spec.tokens_per_block, spec.vocab_size, spec.seed)
     times_s = arrival_times(spec.arrival, jobs, spec.seed)
     before = scrape(url)
-    result = asyncio.run(
-        Cold(spec, Remote(url, output="ignore-eos"), jobs, renderer, times_s, lambda calls: None).run()
-    )
+    result = asyncio.run(Cold(spec, remote, jobs, renderer, times_s, lambda calls: None).run())
     assert not any(call.error for call in result.calls)
     latencies = [call.finished_s - call.arrived_s for call in result.calls if call.finished_s is not None]
     first = min(call.arrived_s for call in result.calls)

@@ -31,7 +31,8 @@ from agentcache_workloads.replay.accounts.provenance import commit, describe_hos
 from agentcache_workloads.replay.engines.http.engine import Drive
 from agentcache_workloads.replay.jobs.jobs import Job, build_job
 from agentcache_workloads.replay.jobs.render import Renderer
-from agentcache_workloads.replay.spec import Remote, RunResult, RunSpec, Selection
+from agentcache_workloads.replay.result import RunResult
+from agentcache_workloads.replay.spec import Remote, RunSpec
 
 BLOCK, TOKENS, TURNS = 64, 60, 3
 
@@ -129,9 +130,8 @@ def jobs_of(sessions: int, prompt_blocks: int) -> list[Job]:
 def drive(url: str, sessions: int, prompt_tokens: int, ramp_s: float) -> tuple[RunResult, float]:
     """Run all; the result, and where its clock started on the shared one."""
     spec = RunSpec(
-        trace="", selection=Selection(), policy="stub", admission="fcfs", profile=None, mode="fused", seed=1,
-        slots=sessions, time_scale=0.0, tokens_per_block=BLOCK, hints=True, model="stub", vocab_size=32_000,
-        dtype="float32", block_size=BLOCK, cache_blocks=1, max_batched_tokens=1, max_context_tokens=1, engine="http",
+        engine="http", policy="stub", slots=sessions, time_scale=0.0, tokens_per_block=BLOCK, model="stub",
+        vocab_size=32_000, block_size=BLOCK, cache_blocks=1, max_batched_tokens=1, max_context_tokens=1,
         remote=Remote(url, connections=2 * sessions, ramp_s=ramp_s),
     )  # fmt: skip
     meta = Meta("made", "", 0, 0, BLOCK, "session", False, {})

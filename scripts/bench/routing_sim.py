@@ -23,7 +23,7 @@ from agentcache_workloads.replay.accounts.provenance import commit, describe_hos
 from agentcache_workloads.replay.jobs.jobs import shuffled
 from agentcache_workloads.replay.jobs.plan import load_plan
 from agentcache_workloads.replay.jobs.render import Renderer
-from agentcache_workloads.replay.spec import Selection
+from agentcache_workloads.replay.spec import RunSpec, Selection
 
 ROUTERS = ("residency", "residency-selfish", "residency-sticky", "session", "default")
 POOLS = (POOL, POOL // 4)
@@ -41,20 +41,23 @@ def measure(seeds: list[int]) -> Iterator[dict[str, Any]]:
             for router in ROUTERS:
                 for seed in seeds:
                     run = run_cluster(
+                        RunSpec(
+                            engine="sim",
+                            policy="return-index",
+                            admission=ADMISSION,
+                            cache_blocks=pool // size,
+                            block_size=size,
+                            tokens_per_block=JOBS["--tokens-per-block"],
+                            slots=JOBS["--slots"],
+                            seed=seed,
+                            time_scale=TIME_SCALE,
+                            max_batched_tokens=FLAGS["--max-num-batched-tokens"],
+                        ),
                         shuffled(plan.jobs, seed),
                         Renderer(plan.meta, JOBS["--tokens-per-block"], 32_000, seed),
+                        profile,
                         router=router,
                         replicas=2,
-                        policy="return-index",
-                        admission=ADMISSION,
-                        profile=profile,
-                        cache_blocks=pool // size,
-                        block_size=size,
-                        tokens_per_block=JOBS["--tokens-per-block"],
-                        slots=JOBS["--slots"],
-                        seed=seed,
-                        time_scale=TIME_SCALE,
-                        max_batched_tokens=FLAGS["--max-num-batched-tokens"],
                         max_seqs=FLAGS["--max-num-seqs"],
                     )
                     prompt_tokens = sum(call.prompt_tokens for call in run.calls)

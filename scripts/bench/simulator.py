@@ -17,8 +17,9 @@ from pathlib import Path
 from agentcache.cost import CostModel, CostProfile
 from agentcache.sim.fixed import run_fixed
 from agentcache_workloads.replay.accounts.provenance import commit, describe_host
-from agentcache_workloads.replay.engines.queueing import simulate
+from agentcache_workloads.replay.engines.queueing import STEP_TOKENS, simulate
 from agentcache_workloads.replay.jobs.render import Renderer
+from agentcache_workloads.replay.spec import RunSpec
 from agentcache_workloads.results.config import Workload
 from agentcache_workloads.results.workload import jobs_of, turns_of
 
@@ -40,15 +41,19 @@ def measure(engine: str, calls: int, block_size: int) -> dict[str, object]:
     else:
         assert meta.block_size
         simulate(
+            RunSpec(
+                engine="sim",
+                policy=POLICY,
+                admission=ADMISSION,
+                cache_blocks=pool,
+                block_size=block_size,
+                tokens_per_block=meta.block_size,
+                slots=SLOTS,
+                max_batched_tokens=STEP_TOKENS,
+            ),
             jobs,
             Renderer(meta, meta.block_size, 1000, 0),
-            policy=POLICY,
-            admission=ADMISSION,
-            profile=cost.profile,
-            cache_blocks=pool,
-            block_size=block_size,
-            tokens_per_block=meta.block_size,
-            slots=SLOTS,
+            cost.profile,
         )
     return {
         "engine": engine,

@@ -17,6 +17,7 @@ from agentcache_workloads.replay.engines.queueing import make_residency, simulat
 from agentcache_workloads.replay.jobs.plan import Plan, load_plan
 from agentcache_workloads.replay.jobs.render import Renderer
 from agentcache_workloads.replay.spec import Selection
+from tests.workloads.replay.specs import sim_spec
 
 TRACE = Path(__file__).parents[3] / "workloads" / "data" / "cc_weka.tiny.jsonl"
 PROFILE = CostProfile.named("h20-like")
@@ -29,18 +30,13 @@ def plan() -> Plan:
 
 
 def run(plan: Plan, router: str = "residency", **changed: Any) -> ClusterRun:
-    fields = {"replicas": 3, "cache_blocks": 1200, "slots": 6, "policy": "return-index", "admission": "working-set"}
     size = plan.meta.block_size
     assert size
-    return run_cluster(
-        plan.jobs,
-        Renderer(plan.meta, size, 1000, 0),
-        router=router,
-        profile=PROFILE,
-        block_size=size,
-        tokens_per_block=size,
-        **(fields | changed),
-    )
+    ours = {name: changed.pop(name) for name in ("replicas", "duplicates") if name in changed}
+    fields = {"policy": "return-index", "admission": "working-set", "cache_blocks": 1200, "slots": 6, **changed}
+    spec = sim_spec(block_size=size, **fields)
+    renderer = Renderer(plan.meta, size, 1000, 0)
+    return run_cluster(spec, plan.jobs, renderer, PROFILE, router=router, **{"replicas": 3, **ours})
 
 
 @pytest.mark.parametrize(("policy", "admission"), [("return-index", "working-set"), ("lru", "fcfs")])
@@ -48,15 +44,10 @@ def test_one_replica_is_the_simulation(plan: Plan, policy: str, admission: str) 
     size = plan.meta.block_size
     assert size
     alone = simulate(
+        sim_spec(policy, 1200, size, admission=admission, slots=6),
         plan.jobs,
         Renderer(plan.meta, size, 1000, 0),
-        policy=policy,
-        admission=admission,
-        profile=PROFILE,
-        cache_blocks=1200,
-        block_size=size,
-        tokens_per_block=size,
-        slots=6,
+        PROFILE,
     )
     for router in ROUTERS:
         cluster = run(plan, router, replicas=1, policy=policy, admission=admission)
@@ -143,7 +134,7 @@ def test_a_router_that_nobody_knows_is_refused() -> None:
 
 def test_a_replica_says_what_it_holds_and_gives_up_what_is_spare() -> None:
     cost = CostModel(PROFILE, 16)
-    replica = Replica("a", Engine(make_residency("lru", "fcfs", cost, 64), cost), cost)
+    replica = Replica("a", Engine(make_residency(sim_spec("lru", 64, 16), cost), cost), cost)
     call = Call("1", 100, 28, tuple(range(8)), "job", "job/0")
     assert replica.resident_tokens(call) == 0
     replica.send(call, 0.0)

@@ -4,6 +4,7 @@ from typing import Any
 
 from msgspec import structs
 
+from agentcache_workloads.replay.engines.queueing import STEP_TOKENS
 from agentcache_workloads.replay.spec import RunSpec, Selection
 
 _SPEC = RunSpec(
@@ -31,3 +32,9 @@ _SPEC = RunSpec(
 def run_spec(**changes: Any) -> RunSpec:
     """A small run on two tokens a block, with these fields changed."""
     return structs.replace(_SPEC, **changes)
+
+
+def sim_spec(policy: str, cache_blocks: int, block_size: int, **fields: Any) -> RunSpec:
+    """A simulated run, on traces whose blocks have the pool's size unless said otherwise."""
+    fields = {"tokens_per_block": block_size, "max_batched_tokens": STEP_TOKENS, **fields}
+    return RunSpec(engine="sim", policy=policy, cache_blocks=cache_blocks, block_size=block_size, **fields)

@@ -13,7 +13,8 @@ from agentcache_workloads.replay.engines.queueing import Calls, make_residency
 from agentcache_workloads.replay.jobs.closed_loop import ClosedLoop, TurnEnd, drive
 from agentcache_workloads.replay.jobs.jobs import Job, Turn
 from agentcache_workloads.replay.jobs.render import Renderer
-from agentcache_workloads.replay.spec import CallRecord, JobRecord
+from agentcache_workloads.replay.result import CallRecord, JobRecord
+from agentcache_workloads.replay.spec import RunSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,44 +125,32 @@ class _Host:
 
 
 def run_cluster(
+    spec: RunSpec,
     jobs: Sequence[Job],
     renderer: Renderer,
+    profile: CostProfile,
     *,
     router: str,
     replicas: int,
-    policy: str,
-    admission: str,
-    profile: CostProfile,
-    cache_blocks: int,
-    block_size: int,
-    tokens_per_block: int,
-    slots: int,
-    seed: int = 1,
-    time_scale: float = 1.0,
-    max_batched_tokens: int = 2048,
     max_seqs: int = 256,
     duplicates: bool = True,
 ) -> ClusterRun:
-    """Run jobs, in the order given, to their end; deterministic. `cache_blocks` are those of one replica.
+    """Run jobs, in the order given, to their end, as `spec` says of each replica; deterministic.
 
-    Raises `ConfigError` for a bad spec, `InputError` for a turn that a pool could never hold.
+    The seed is the router's. Raises `ConfigError` for a bad spec, `InputError` for a turn that a pool could never hold.
     """
-    cost = CostModel(profile, block_size)
+    cost = CostModel(profile, spec.block_size)
     names = [f"r{number:02}" for number in range(replicas)]
     cluster = Cluster(
         [
-            Replica(
-                name,
-                Engine(make_residency(policy, admission, cost, cache_blocks), cost, max_batched_tokens, max_seqs),
-                cost,
-            )
+            Replica(name, Engine(make_residency(spec, cost), cost, spec.max_batched_tokens, max_seqs), cost)
             for name in names
         ],
-        make_router(router, names, Rates(profile.c_lin, profile.c_att), seed),
+        make_router(router, names, Rates(profile.c_lin, profile.c_att), spec.seed),
         duplicates,
     )
-    loop = ClosedLoop(jobs, slots, time_scale, 0.0)
-    calls = Calls(jobs, renderer, tokens_per_block, block_size)
+    loop = ClosedLoop(jobs, spec.slots, spec.time_scale, 0.0)
+    calls = Calls(spec, jobs, renderer)
     host = _Host(cluster, calls)
     drive(loop, host)
     cluster.check()

@@ -88,7 +88,7 @@ class Records:
 
     def amount(self, record: dict[str, Any], key: str, *, optional: bool = False, whole: bool = False) -> Any:
         """A number that is finite, not negative and no larger than `LARGEST`; None too where it is optional."""
-        value = record.get(key)
+        value: Any = record.get(key)
         if value is None and optional:
             return None
         what = "a whole number >= 0" if whole else "a number >= 0"

@@ -1,209 +1,162 @@
-"""What one run is told and what it tells: the messages between the command and its worker process."""
+"""What a run is told, from the flags to the rows: what users ask for, and the specification of each run of it.
 
-from typing import Any
+A field stands here once. Its annotation says how users give it: the flag's own name where it differs, its bounds, what
+it means. A field without one is not theirs to give. `Literal` lists all that a field can be.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, get_args
 
 import msgspec
+from typer import Argument, Option
+
+from agentcache_workloads.readers.formats import FORMATS
+from agentcache_workloads.readers.pauses import MODELS as PAUSES
 
 STOCK = "vllm-lru"
 """The row of stock vLLM, AgentCache switched off; every ratio is to it."""
 
+STOCK_ADMISSION = "fcfs"
+POLICIES = f"{STOCK},lru-holes,return-index"
+MODEL = "demo-llama"
+BLOCK_SIZE = 32
+ARRIVALS = ("closed", "poisson:JPS", "gamma:JPS,CV", "trace", "all-at-once")
 
 KEY = "forced_output"
 """Where in `SamplingParams.extra_args` the token ids to say stand; a request without it is not touched."""
 
-IDLE_TOTAL = "agentcache_idle_retained_token_seconds_total"
-"""A server's counter of token-seconds that were kept for paused contexts."""
+EngineName = Literal["vllm", "sim", "http"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+Mode = Literal["fused", "sequential"]
+Output = Literal["forced", "ignore-eos"]
+Dialect = Literal["vllm-xargs", "continuum", "session-id"]
 
 
 class Selection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which part of a trace is replayed.
+    """Which part of a trace is replayed: the first jobs in the SHA-256 order of the ids of those that keep a call.
 
-    `sessions`: jobs (None: all), the first in the SHA-256 order of the ids of those that keep a call. `max_calls`:
-    first calls of each job. `max_ctx`: prompt tokens of the trace; a job is cut before its first call above it.
-    `max_pause_s`: cap of recorded pauses, in trace seconds.
-
-    How the file is read: its format (`form`, None: by its look), tokens of a block where the format leaves that open
-    (`trace_block_size`), whether requests without a session are linked, and a model of the pauses that it does not
-    know, with its seed.
+    A job is cut before its first call above `max_ctx`. `pauses_seed` is that of the model of pauses.
     """
 
-    sessions: int | None = None
-    max_calls: int | None = None
-    max_ctx: int | None = None
-    max_pause_s: float = 600.0
-    form: str | None = None
-    trace_block_size: int | None = None
-    link: bool = False
-    pauses: str | None = None
+    sessions: Annotated[int | None, Option(min=1, help="Jobs to take, by SHA-256 order; default all.")] = None
+    max_calls: Annotated[int | None, Option(min=1, help="First calls of each job; default all.")] = None
+    max_ctx: Annotated[int | None, Option(min=1, help="Prompt tokens of the trace above which a job is cut.")] = None
+    max_pause_s: Annotated[
+        float, Option("--max-pause", min=0.0, help="Cap of a recorded pause in s, before scaling.")
+    ] = 600.0
+    form: Annotated[
+        str | None, Option("--format", help=f"Of the trace, default by its look: {', '.join(FORMATS)}.")
+    ] = None
+    trace_block_size: Annotated[
+        int | None, Option(min=1, help="Tokens of a block of the trace, where its format leaves that open.")
+    ] = None
+    link: Annotated[bool, Option("--link", help="mooncake: put requests that extend each other into one job.")] = False
+    pauses: Annotated[str | None, Option(help=f"For pauses that the trace does not know: {PAUSES}.")] = None
     pauses_seed: int = 1
 
 
 class Remote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a server is driven over HTTP.
+    """How a server is driven over HTTP."""
 
-    `output`: forced or ignore-eos. `connections`: open at once at most. `timeout_s`: of one attempt, without a byte.
-    `retries`: further attempts of a call that brought no token. `ramp_s`: the slots open one after the other over this
-    time.
-    """
+    url: Annotated[str, Option(help="Of a server, for http: http://HOST:PORT.")]
+    output: Annotated[
+        Output,
+        Option(
+            help="http: forced (the server loads our logits processor) or ignore-eos (recorded lengths, free tokens)."
+        ),
+    ] = "forced"
+    dialect: Annotated[Dialect, Option(help=f"http: how hints are said: {', '.join(get_args(Dialect))}.")] = (
+        "vllm-xargs"
+    )
+    connections: Annotated[int, Option(min=1, help="http: open at once at most.")] = 1024
+    timeout_s: Annotated[float, Option("--timeout", min=0.001, help="http: s without a byte that end an attempt.")] = (
+        600.0
+    )
+    retries: Annotated[int, Option(min=0, help="http: attempts after a first that brought no token.")] = 2
+    ramp_s: Annotated[float, Option("--ramp", min=0.0, help="http: s over which the slots open, one by one.")] = 0.0
 
-    url: str
-    output: str = "forced"
-    dialect: str = "vllm-xargs"
-    connections: int = 1024
-    timeout_s: float = 600.0
-    retries: int = 2
-    ramp_s: float = 0.0
+
+class Setting(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What of a run is said once for all rows, and reaches the engine as it was said. Tokens are engine tokens."""
+
+    engine: Annotated[
+        EngineName, Option(help="Where the jobs run: vllm (in process), sim (simulated time), http (a server).")
+    ] = "vllm"
+    selection: Selection = Selection()
+    slots: Annotated[int, Option(min=1, help="Jobs open at once.")] = 8
+    arrival: Annotated[str, Option(help=f"How jobs arrive: {', '.join(ARRIVALS)}.")] = "closed"
+    time_scale: Annotated[float, Option(min=0.0, help="Factor on recorded pauses.")] = 1.0
+    hints: Annotated[bool, Option(help="Send job ids, ends and tools with each request.")] = True
+    dtype: Annotated[Dtype, Option(help=f"Of weights and cache: {', '.join(get_args(Dtype))}.")] = "float32"
+    max_batched_tokens: Annotated[int, Option(min=1, help="Tokens a step computes at most.")] = 512
+    mode: Annotated[Mode, Option(help="Several holes a step (fused) or one (sequential).")] = "fused"
+    chunking: Annotated[
+        str, Option(help="Prefill tokens beside decodes: adaptive:tpot=50ms, paper, fixed:N or off.")
+    ] = "off"
+    remote: Remote | None = None
 
 
-class RunSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One run: one policy, one seed, one fresh engine. Tokens are engine tokens; `time_scale` multiplies pauses.
+class Options(Setting, frozen=True, kw_only=True):
+    """What the user asked for: a run for each policy, admission and seed. None is left to the engine."""
+
+    trace: Annotated[Path, Argument(help="A trace of any format that `agentcache trace` reads.")]
+    cache_tokens: Annotated[
+        int | None, Option(min=1, help="Size of the KV pool, in engine tokens; a server may know it itself.")
+    ] = None
+    policies: Annotated[
+        str | None,
+        Option(
+            help=f"Policies, in order, with commas; {STOCK} is stock vLLM without the plug-in. Default {POLICIES}; "
+            "of a server, what it says that it runs."
+        ),
+    ] = None
+    admission: Annotated[str, Option(help="Which turns may run at once, with commas; stock vLLM has fcfs alone.")] = (
+        STOCK_ADMISSION
+    )
+    tokens_per_block: Annotated[
+        int | None, Option(min=1, help="Engine tokens a block of the trace; default the trace's own.")
+    ] = None
+    seeds: Annotated[str, Option(help="Seeds of tokens and of the jobs' order, with commas.")] = "1"
+    model: Annotated[
+        str | None,
+        Option(
+            help=f"A model folder, or tiny-llama, tiny-qwen3, tiny-moe, demo-llama; default {MODEL}. "
+            "Of a server: the name that it serves."
+        ),
+    ] = None
+    block_size: Annotated[
+        int | None, Option(min=1, help=f"Engine tokens a cache block; default {BLOCK_SIZE}, or the server's.")
+    ] = None
+    profile: Annotated[Path | None, Option(help="Cost profile, or h20-like, h200-like; default estimated.")] = None
+    vocab_size: Annotated[
+        int | None, Option(min=8, help="http: of the model, if its folder is not on this machine.")
+    ] = None
+    json: Annotated[Path | None, Option("--json", help="Write the result here.")] = None
+    html: Annotated[Path | None, Option("--html", help="Write the report here.")] = None
+
+
+class RunSpec(Setting, frozen=True, kw_only=True):
+    """One run: one policy, one seed, one fresh engine. What it has of `Options`, it has settled.
 
     `log`: record the engine's steps. `watch`: look at what is resident. `remote`: of the engine `http` alone,
     whose server may have run before. `oracle`: the policy is told every pause before it happens.
     """
 
-    trace: str
-    selection: Selection
     policy: str
-    admission: str
-    profile: str | None
-    mode: str
-    seed: int
-    slots: int
-    time_scale: float
-    tokens_per_block: int
-    hints: bool
-    model: str
-    vocab_size: int
-    dtype: str
-    block_size: int
     cache_blocks: int
-    max_batched_tokens: int
-    max_context_tokens: int
-    chunking: str = "off"
-    engine: str = "vllm"
-    arrival: str = "closed"
+    block_size: int
+    tokens_per_block: int
+    admission: str = STOCK_ADMISSION
+    seed: int = 1
+    trace: str = ""
+    profile: str | None = None
+    model: str = ""
+    vocab_size: int = 0
+    max_context_tokens: int = 0
     log: bool = False
-    remote: Remote | None = None
     watch: bool = False
     oracle: bool = False
 
     @property
     def stock(self) -> bool:
         return self.policy == STOCK
-
-
-class CallRecord(msgspec.Struct):
-    """One call as it went. Seconds since the run's start; None: the engine does not say, or it did not get there.
-
-    `arrived_s`: when it was due. `sent_s`: when the replayer sent it first. `gaps_s`: between its tokens.
-    `cached_known`: whether the engine said how much it found.
-    """
-
-    turn: str
-    kind: str
-    arrived_s: float
-    prompt_tokens: int
-    output_tokens: int
-    first_token_s: float | None = None
-    finished_s: float | None = None
-    queue_s: float | None = None
-    cached_tokens: int = 0
-    cached_after_hole: int | None = None
-    holes: int | None = None
-    preemptions: int | None = None
-    error: str | None = None
-    held_s: float | None = None
-    saved_s: float | None = None
-    sent_s: float | None = None
-    retries: int = 0
-    gaps_s: list[float] = []
-    cached_known: bool = True
-
-
-class JobRecord(msgspec.Struct, frozen=True):
-    """One complete job. `paused_s`: pauses (scaled) on the chain of turns that its end waited for."""
-
-    job: str
-    arrived_s: float
-    ended_s: float
-    paused_s: float
-
-
-class Step(msgspec.Struct, frozen=True, array_like=True):
-    """One step of an engine, and the turns that were sent to it just before; seconds since the run's start."""
-
-    sent: list[str]
-    start_s: float
-    end_s: float
-
-
-class Client(msgspec.Struct):
-    """The replayer's own side of a run over HTTP: what it cost and what it had to repeat; seconds.
-
-    `send_lag_s`: from the moment a call was due to its sending, one a call. `loop_lag_s`: how late a timer came, many
-    times a second: an upper bound of what the replayer adds to a measured time. `parts`: 2 or more if it was resumed.
-    """
-
-    connections: int
-    timeouts: int = 0
-    refused: int = 0
-    busy: int = 0
-    retries: int = 0
-    events: int = 0
-    cpu_s: float = 0.0
-    wall_s: float = 0.0
-    cache_reset: bool = False
-    peak_open: int = 0
-    parts: int = 1
-    send_lag_s: list[float] = []
-    loop_lag_s: list[float] = []
-
-
-class RunResult(msgspec.Struct, frozen=True):
-    """What a worker saw. `evictions` is in blocks, None where the engine does not say.
-
-    `alone_s`: by job, its latency in seconds with the engine to itself; empty where that was not measured.
-    `steps`: all of them, if they were to be logged. `idle_token_s`: tokens that paused contexts kept in memory, times
-    how long (`IdleMeter`). `interrupted`: it was ended before its last job. `client`: what driving a server cost.
-    Counts of a whole run stand here where only the server's own counters say them.
-    """
-
-    calls: list[CallRecord]
-    jobs: list[JobRecord]
-    evictions: int | None
-    makespan_s: float
-    classes: dict[str, str]
-    alone_s: dict[str, float] = {}
-    steps: list[Step] = []
-    idle_token_s: float | None = None
-    holes_mean: float | None = None
-    cached_tokens: int | None = None
-    cached_after_hole: int | None = None
-    preemptions: int | None = None
-    interrupted: bool = False
-    client: Client | None = None
-    residency: dict[str, Any] | None = None
-
-
-class Progressed(msgspec.Struct, tag="progress", frozen=True):
-    """So many calls have ended."""
-
-    calls: int
-
-
-class Ended(msgspec.Struct, tag="result", frozen=True):
-    """The run is over."""
-
-    result: RunResult
-
-
-class Failed(msgspec.Struct, tag="failed", frozen=True):
-    """The run cannot be made; `error` names a class of `agentcache.errors`."""
-
-    error: str
-    message: str
-    hint: str | None
-
-
-Message = Progressed | Ended | Failed

@@ -13,11 +13,7 @@ from agentcache_workloads.generators.gamma import Gamma
 Half = Literal["tune", "report", "all"]
 
 
-class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    pass
-
-
-class Workload(_Strict):
+class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The jobs: of a trace file beside the project's data, or of a generator.
 
     `half`: the sessions that parameters are chosen on, or those that are reported (see `workload.half_of`). `calls`:
@@ -46,7 +42,7 @@ class Workload(_Strict):
             raise ValueError("a workload has either a trace or one generator (gamma, bfcl)")
 
 
-class Matrix(_Strict):
+class Matrix(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Every combination is one cell. `cache_tokens` is the pool; `block_size` tokens a block.
 
     A policy may bring its own admission, `lru @ working-set`; the others are combined with each of `admissions`.
@@ -63,7 +59,7 @@ class Matrix(_Strict):
     hints: tuple[bool, ...] = (True,)
 
 
-class Goal(_Strict):
+class Goal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A number that the rows must reach.
 
     `how`: the row's own value, its ratio to or difference from the `against` row of the same cell (of several the best
@@ -87,7 +83,7 @@ class Goal(_Strict):
             raise ValueError(f"goal {self.text!r} has either at_most or at_least")
 
 
-class Figure(_Strict):
+class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One figure. `full` and `variants` change fields of `workload`; a variant is one more axis of the matrix."""
 
     name: str

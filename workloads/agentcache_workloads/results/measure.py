@@ -12,10 +12,11 @@ from agentcache.policy import names
 from agentcache.sim.fixed import run_fixed
 from agentcache.specs import Spec, split_layers
 from agentcache_workloads.replay.accounts.metrics import jain, job_latency_s, percentile, spread, ttft_s
-from agentcache_workloads.replay.engines.queueing import simulate
+from agentcache_workloads.replay.engines.queueing import STEP_TOKENS, simulate
 from agentcache_workloads.replay.jobs.arrivals import arrival_times
 from agentcache_workloads.replay.jobs.render import Renderer
-from agentcache_workloads.replay.spec import RunResult
+from agentcache_workloads.replay.result import RunResult
+from agentcache_workloads.replay.spec import RunSpec
 from agentcache_workloads.results.cells import STOCK, Cell
 from agentcache_workloads.results.config import Workload
 from agentcache_workloads.results.workload import jobs_of, turns_of
@@ -152,19 +153,24 @@ def _capacity(cell: Cell) -> Measured:
 def _simulated(cell: Cell) -> RunResult:
     meta, jobs = jobs_of(cell.workload, cell.seed)
     assert meta.block_size
-    return simulate(
-        jobs,
-        Renderer(meta, meta.block_size, VOCABULARY, 0),
+    spec = RunSpec(
+        engine="sim",
         policy=cell.policy,
         admission=cell.admission,
-        profile=CostProfile.named(cell.profile),
         cache_blocks=cell.cache_tokens // cell.block_size,
         block_size=cell.block_size,
         tokens_per_block=meta.block_size,
         slots=cell.slots,
+        hints=cell.hints,
+        max_batched_tokens=STEP_TOKENS,
+    )
+    return simulate(
+        spec,
+        jobs,
+        Renderer(meta, meta.block_size, VOCABULARY, 0),
+        CostProfile.named(cell.profile),
         arrivals=arrival_times(cell.arrival, jobs, cell.seed),
         priorities=_priorities(cell),
-        hints=cell.hints,
     )
 
 

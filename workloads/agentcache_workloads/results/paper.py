@@ -144,19 +144,18 @@ def _hits(facts: dict[str, Any], ours: Comparison | None) -> str:
 
 def _table2(facts: dict[str, Any], ours: Comparison | None) -> str:
     rows = {"AsymCache": PAPER, "LRU": STOCK}
+    columns = (("ttft_mean_s", 2), ("tpot_mean_ms", 1), ("cached_percent", 1))
     body = []
     for fact in facts["table2"]:
         place = _variant(ours, fact["dispersion"])
         row = rows.get(fact["method"])
-        columns = (("ttft_s", "ttft_mean_s", 2), ("tpot_ms", "tpot_mean_ms", 1), ("hit_percent", "cached_percent", 1))
         fields = [
             f"{fact[key]:g}, {number(_value(ours, row, place, column) if row else None, digits)}"
-            for key, column, digits in columns
+            for key, (column, digits) in zip(("ttft_s", "tpot_ms", "hit_percent"), columns, strict=True)
         ]
         body.append([fact["dispersion"], fact["method"], *fields])
     for dispersion in ("low", "high"):
         place = _variant(ours, dispersion)
-        columns = (("ttft_mean_s", 2), ("tpot_mean_ms", 1), ("cached_percent", 1))
         body.append([dispersion, f"`{OURS}`", *(f"-, {number(_value(ours, OURS, place, c), d)}" for c, d in columns)])
     head = ["dispersion", "method", "TTFT s: printed, ours", "TPOT ms: printed, ours", "hits %: printed, ours"]
     text = (

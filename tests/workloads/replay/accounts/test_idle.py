@@ -13,6 +13,7 @@ from agentcache_workloads.replay.accounts.idle import IdleMeter
 from agentcache_workloads.replay.engines.queueing import simulate
 from agentcache_workloads.replay.jobs.jobs import Job, build_job
 from agentcache_workloads.replay.jobs.render import Renderer
+from tests.workloads.replay.specs import sim_spec
 
 
 def test_only_what_waits_for_a_return_counts() -> None:
@@ -120,9 +121,12 @@ def test_the_simulator_says_what_can_be_counted_by_hand(policy: str) -> None:
         meta = make_meta("made", len(jobs), 2 * len(jobs), 64, {})
         meter = IdleMeter(64)
         result = simulate(
-            jobs, Renderer(meta, 64, 1000, 0), policy=policy, admission="fcfs", cache_blocks=cache_blocks,
-            profile=CostProfile(c_lin=1e-3, c_att=0.0), block_size=64, tokens_per_block=64, slots=2, idle=meter,
-        )  # fmt: skip
+            sim_spec(policy, cache_blocks, 64, slots=2),
+            jobs,
+            Renderer(meta, 64, 1000, 0),
+            CostProfile(c_lin=1e-3, c_att=0.0),
+            idle=meter,
+        )
         assert result.idle_token_s == meter.token_s
         return meter.token_s
 

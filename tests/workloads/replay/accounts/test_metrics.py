@@ -12,7 +12,8 @@ from agentcache_workloads.replay.accounts.metrics import (
     saved_by,
     spread,
 )
-from agentcache_workloads.replay.spec import STOCK, CallRecord, Client, JobRecord, Remote, RunResult
+from agentcache_workloads.replay.result import CallRecord, Client, JobRecord, RunResult
+from agentcache_workloads.replay.spec import STOCK, Remote
 from tests.workloads.replay.specs import run_spec
 
 SCHEMA = [

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from agentcache.errors import EngineError, InputError
-from agentcache_workloads.replay.commands.peers import Peer, Peers, load_peers, reason, started
+from agentcache_workloads.replay.commands.peer_servers import Peer, Peers, load_peers, reason, started
 
 AGENTCACHE = [sys.executable, "-c", "from agentcache.cli.main import main; main()"]
 STUB = str(Path(__file__).parents[1] / "stub_server.py")

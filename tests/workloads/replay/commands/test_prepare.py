@@ -1,15 +1,14 @@
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from agentcache.cost import CostProfile
 from agentcache.errors import AgentCacheError, ConfigError, InputError
 from agentcache_workloads.replay.commands.prepare import parse_seeds, prepare, split_specs
-from agentcache_workloads.replay.engines.base import Options
-from agentcache_workloads.replay.spec import Remote, Selection
+from agentcache_workloads.replay.spec import Options, Remote, Selection
 from tests.workloads.replay.stub_server import METRICS, StubServer, running
 
 
@@ -65,7 +64,7 @@ def test_rows_of_a_seed_stand_together_and_stock_has_one_admission(options: Opti
 
 
 def test_twice_the_pool_is_half_the_pressure(options: Options) -> None:
-    small, large = (prepare(dataclasses.replace(options, cache_tokens=n)).live_pool for n in (5120, 10240))
+    small, large = (prepare(structs.replace(options, cache_tokens=n)).live_pool for n in (5120, 10240))
     assert small == pytest.approx(2 * large)
 
 
@@ -105,18 +104,18 @@ def test_bad_input_is_refused_before_anything_starts(
     options: Options, change: dict[str, Any], error: type[AgentCacheError], says: str
 ) -> None:
     with pytest.raises(error) as caught:
-        prepare(dataclasses.replace(options, **change))
+        prepare(structs.replace(options, **change))
     assert says in str(caught.value)
 
 
 def test_a_pool_of_just_enough_blocks_is_taken(options: Options) -> None:
     with pytest.raises(ConfigError) as caught:
-        prepare(dataclasses.replace(options, cache_tokens=64))
+        prepare(structs.replace(options, cache_tokens=64))
     assert caught.value.hint
     enough = int(caught.value.hint.split()[2])
-    assert prepare(dataclasses.replace(options, cache_tokens=enough)).specs
+    assert prepare(structs.replace(options, cache_tokens=enough)).specs
     with pytest.raises(ConfigError):
-        prepare(dataclasses.replace(options, cache_tokens=enough - 1))
+        prepare(structs.replace(options, cache_tokens=enough - 1))
 
 
 def test_a_model_without_a_vocabulary(options: Options) -> None:
@@ -139,13 +138,13 @@ def test_a_profile_of_another_engine_is_refused(options: Options, tmp_path: Path
     for says, fields in (("with model other", {"model": "other"}), ("with block size 64", {"block_size": 64})):
         CostProfile(c_lin=1e-4, c_att=1e-9, n_points=120, **fields).save(tmp_path / "p.json")
         with pytest.raises(ConfigError, match=says):
-            prepare(dataclasses.replace(options, profile=tmp_path / "p.json"))
+            prepare(structs.replace(options, profile=tmp_path / "p.json"))
 
 
 def over_http(options: Options, url: str, **changes: Any) -> Options:
     """Nothing is said but the URL: the rest is the server's to say."""
     left = dict.fromkeys(("policies", "cache_tokens", "model", "block_size"))
-    return dataclasses.replace(options, engine="http", remote=Remote(url), **{**left, "vocab_size": 512, **changes})
+    return structs.replace(options, engine="http", remote=Remote(url), **{**left, "vocab_size": 512, **changes})
 
 
 def test_what_is_not_said_the_server_says(options: Options) -> None:

@@ -12,7 +12,8 @@ from agentcache_workloads.replay.commands.validate import Row, judge
 from agentcache_workloads.replay.engines.driven import Difference, Driven, drive
 from agentcache_workloads.replay.jobs.plan import load_plan
 from agentcache_workloads.replay.jobs.render import Renderer
-from agentcache_workloads.replay.spec import CallRecord, Selection, Step
+from agentcache_workloads.replay.result import CallRecord, Step
+from agentcache_workloads.replay.spec import Selection
 from tests.workloads.replay.specs import run_spec
 
 PRICE = CostProfile(c_lin=1e-4, c_att=1e-9)

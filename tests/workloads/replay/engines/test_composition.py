@@ -17,7 +17,9 @@ from agentcache.vllm_plugin.link.leases import ServiceLeases
 from agentcache_workloads.replay.engines.queueing import simulate
 from agentcache_workloads.replay.jobs.plan import Plan, load_plan
 from agentcache_workloads.replay.jobs.render import Renderer
-from agentcache_workloads.replay.spec import RunResult, Selection
+from agentcache_workloads.replay.result import RunResult
+from agentcache_workloads.replay.spec import Selection
+from tests.workloads.replay.specs import sim_spec
 
 TRACE = Path(__file__).parents[4] / "workloads" / "data" / "cc_weka.tiny.jsonl"
 PROFILE = CostProfile(c_lin=1e-4, c_att=1e-9, floor=4e-3)
@@ -36,15 +38,10 @@ def plan() -> Plan:
 def replay(policy: str, admission: str) -> RunResult:
     """16 calls of four jobs, whose contexts together are twice the pool."""
     return simulate(
+        sim_spec(policy, 160, 64, admission=admission, tokens_per_block=4, slots=4),
         plan().jobs,
         Renderer(plan().meta, 4, 1000, 1),
-        policy=policy,
-        admission=admission,
-        profile=PROFILE,
-        cache_blocks=160,
-        block_size=64,
-        tokens_per_block=4,
-        slots=4,
+        PROFILE,
         priorities=[1, 0, 1, 0],
     )
 

@@ -8,7 +8,8 @@ from agentcache_workloads.generators.bfcl import Bfcl, generate
 from agentcache_workloads.replay.engines.queueing import make_residency, pauses_of, simulate
 from agentcache_workloads.replay.jobs.jobs import Job, build_job
 from agentcache_workloads.replay.jobs.render import Renderer
-from agentcache_workloads.replay.spec import RunResult
+from agentcache_workloads.replay.result import RunResult
+from tests.workloads.replay.specs import sim_spec
 
 META, SESSIONS = generate(Bfcl(jobs=12, scale=0.2), seed=3)
 JOBS: list[Job] = [build_job(session, {session.sid: session}) for session in SESSIONS]
@@ -16,16 +17,10 @@ JOBS: list[Job] = [build_job(session, {session.sid: session}) for session in SES
 
 def run(policy: str, admission: str = "program-fcfs+retained", hints: bool = True) -> RunResult:
     return simulate(
+        sim_spec(policy, 60_000 // 64, 64, admission=admission, slots=8, hints=hints),
         JOBS,
         Renderer(META, 64, 1000, 0),
-        policy=policy,
-        admission=admission,
-        profile=CostProfile.named("h20-like"),
-        cache_blocks=60_000 // 64,
-        block_size=64,
-        tokens_per_block=64,
-        slots=8,
-        hints=hints,
+        CostProfile.named("h20-like"),
     )
 
 
@@ -38,7 +33,7 @@ def test_an_oracle_is_told_every_pause_in_the_order_of_its_context_s_turns() -> 
 
 def test_the_order_asks_the_layer_who_is_kept() -> None:
     cost = CostModel(CostProfile.named("h20-like"), 64)
-    core = make_residency("continuum-always+lru", "program-fcfs+retained", cost, 100)
+    core = make_residency(sim_spec("continuum-always+lru", 100, 64, admission="program-fcfs+retained"), cost)
     assert core.admission and core.admission.is_retained == core.policy.retains  # type: ignore[attr-defined]
 
 

@@ -4,7 +4,7 @@ from typing import Any
 from agentcache_workloads.replay.jobs.jobs import build_job
 from agentcache_workloads.replay.jobs.known import known_tokens
 from agentcache_workloads.replay.jobs.render import Renderer
-from agentcache_workloads.replay.spec import CallRecord
+from agentcache_workloads.replay.result import CallRecord
 
 
 def call(turn: str, start_s: float, end_s: float | None, error: str | None = None) -> CallRecord:

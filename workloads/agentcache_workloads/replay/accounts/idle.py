@@ -95,7 +95,7 @@ class IdleMeter:
         paused = {key for chain in self._chains.values() for key in chain}
         used = {key for keys in self._prompts.values() for key in keys}
         idle = len((paused & self._copies.keys()) - used)
-        if (paused, used, idle) != (self._paused.keys(), self._used.keys(), self._idle):
+        if (paused, used, idle) != (set(self._paused), set(self._used), self._idle):
             raise CheckFailed(f"{self._idle} idle blocks are counted, a recount gives {idle}")
 
 

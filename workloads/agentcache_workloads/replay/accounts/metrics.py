@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from agentcache.cost import CostModel
-from agentcache_workloads.replay.spec import IDLE_TOTAL, CallRecord, Client, JobRecord, RunResult, RunSpec
+from agentcache_workloads.replay.result import IDLE_TOTAL, CallRecord, Client, JobRecord, RunResult
+from agentcache_workloads.replay.spec import RunSpec
 
 P99_SAMPLES = 100
 """From fewer samples than this no p99 is given."""

@@ -10,7 +10,8 @@ import msgspec
 
 from agentcache.errors import ConfigError
 from agentcache.files import write_whole
-from agentcache_workloads.replay.spec import RunResult, RunSpec
+from agentcache_workloads.replay.result import RunResult
+from agentcache_workloads.replay.spec import RunSpec
 
 
 class Stopped(msgspec.Struct, frozen=True):

@@ -32,8 +32,8 @@ def peer_rows(result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     stock = {run["seed"]: run for run in result["runs"] if run["policy"] == STOCK}
     for run in result["runs"]:
         numbers = {name: field(run, path) for name, path in NUMBERS.items()}
-        base = {name: field(stock.get(run["seed"], {}), NUMBERS[name]) for name in RATIOS}
-        ratios = {f"{name}_ratio": numbers[name] / base[name] if base[name] else None for name in RATIOS}
+        base = stock.get(run["seed"], {})
+        ratios = {f"{name}_ratio": _ratio(numbers[name], field(base, NUMBERS[name])) for name in RATIOS}
         yield {
             "policy": run["policy"],
             "admission": run["admission"],
@@ -53,6 +53,10 @@ def peer_rows(result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             **where,
             "seed": result["runs"][0]["seed"],
         }
+
+
+def _ratio(value: float | None, base: float | None) -> float | None:
+    return value / base if value is not None and base else None
 
 
 def write_rows(result: Mapping[str, Any], path: Path) -> None:

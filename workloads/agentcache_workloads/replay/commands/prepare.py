@@ -4,8 +4,9 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-import msgspec
+from msgspec import structs
 
 from agentcache.cost import CostModel
 from agentcache.errors import ConfigError
@@ -14,17 +15,23 @@ from agentcache.policy import make_policy, names
 from agentcache.policy.admission.names import BUILT, parse_admission
 from agentcache.policy.chunking import parse_chunking
 from agentcache.specs import Spec, split_layers
-from agentcache_workloads.replay.engines.base import BLOCK_SIZE, MODEL, STOCK_ADMISSION, Options, one_of
+from agentcache_workloads.replay.commands.flags import check_choices
+from agentcache_workloads.replay.engines.base import Engine, Target, one_of
 from agentcache_workloads.replay.engines.fixed_schedule import mean_live_tokens
 from agentcache_workloads.replay.engines.table import ENGINES
 from agentcache_workloads.replay.jobs.arrivals import arrival_times
 from agentcache_workloads.replay.jobs.plan import Plan, load_plan
 from agentcache_workloads.replay.jobs.render import Renderer
-from agentcache_workloads.replay.spec import STOCK, RunSpec
-
-POLICIES = f"{STOCK},lru-holes,return-index"
-DTYPES = ("float32", "bfloat16", "float16")
-MODES = ("fused", "sequential")
+from agentcache_workloads.replay.spec import (
+    BLOCK_SIZE,
+    MODEL,
+    POLICIES,
+    STOCK,
+    STOCK_ADMISSION,
+    Options,
+    RunSpec,
+    Setting,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +49,46 @@ class Prepared:
 
 def prepare(options: Options) -> Prepared:
     """Check all of it. Raises `ConfigError` or `InputError`; nothing has been started or written then."""
-    one_of("--engine", options.engine, list(ENGINES))
-    one_of("--dtype", options.dtype, DTYPES)
-    one_of("--mode", options.mode, MODES)
+    check_choices(options)
     engine = ENGINES[options.engine]
+    if engine.SERVED is (options.remote is None):
+        raise ConfigError(
+            f"--engine is {options.engine}, and there is {'a' if options.remote else 'no'} --url; nothing was started",
+            hint="--engine http --url http://127.0.0.1:8000 drives a server that runs already",
+        )
     _check_outputs(options.json, options.html)
     options = engine.adopt(options)
-    policies = split_specs("--policies", options.policies or POLICIES, [STOCK, *names()])
-    if engine.CHOOSES_POLICY:
-        known = [STOCK, *names()]
+    policies = _policies(options, engine)
+    admissions = split_specs("--admission", options.admission, BUILT)
+    for admission in admissions:
+        parse_admission(admission)
+    parse_chunking(options.chunking)
+    seeds = parse_seeds(options.seeds)
+    plan = load_plan(options.trace, options.selection)
+    arrival_times(options.arrival, plan.jobs, seed=0)
+    if options.cache_tokens is None:
+        raise ConfigError(
+            "--cache-tokens is missing: the size of the KV pool, in engine tokens; nothing was started",
+            hint="a server that has /metrics of vLLM's says it itself" if options.remote else None,
+        )
+    spec, target = _settled(options, options.cache_tokens, engine, plan)
+    oracles = _oracles(spec, target, engine, policies)
+    specs = tuple(
+        structs.replace(spec, policy=policy, admission=admission, seed=seed, oracle=policy in oracles)
+        for seed in seeds
+        for policy in policies
+        for admission in ([STOCK_ADMISSION] if policy == STOCK else admissions)
+    )
+    renderer = Renderer(plan.meta, spec.tokens_per_block, spec.vocab_size, seed=0)
+    live = mean_live_tokens(plan.jobs, spec.slots, renderer, spec.tokens_per_block)
+    cost = CostModel(target.profile, spec.block_size) if target.profile else None
+    return Prepared(plan, specs, live / (spec.cache_blocks * spec.block_size), cost)
+
+
+def _policies(options: Options, engine: Engine) -> list[str]:
+    known = [STOCK, *names()]
+    policies = split_specs("--policies", options.policies or POLICIES, known)
+    if not engine.SERVED:
         for policy in policies:
             for part in split_layers(policy):
                 one_of("policy", Spec("policy", part).name, known)
@@ -59,19 +97,12 @@ def prepare(options: Options) -> Prepared:
             f"--policies is {options.policies!r}, but a server runs one policy; nothing was started",
             hint="name the one that it runs, or leave the flag out",
         )
-    admissions = split_specs("--admission", options.admission, BUILT)
-    for admission in admissions:
-        parse_admission(admission)
-    parse_chunking(options.chunking)
-    seeds = parse_seeds(options.seeds)
-    plan = load_plan(options.trace, options.selection)
-    arrival_times(options.arrival, plan.jobs, seed=0)
+    return policies
+
+
+def _settled(options: Options, cache_tokens: int, engine: Engine, plan: Plan) -> tuple[RunSpec, Target]:
+    """The run that all rows are variants of, as stock vLLM's, and what it runs on; every turn fits in there."""
     k = options.tokens_per_block or plan.meta.block_size or 1
-    if options.cache_tokens is None:
-        raise ConfigError(
-            "--cache-tokens is missing: the size of the KV pool, in engine tokens; nothing was started",
-            hint="a server that has /metrics of vLLM's says it itself" if options.remote else None,
-        )
     size = options.block_size or BLOCK_SIZE
     target = engine.target(options)
     renderer = Renderer(plan.meta, k, target.vocab_size, seed=0)
@@ -82,55 +113,43 @@ def prepare(options: Options) -> Prepared:
             f"{target.max_tokens - 1}; nothing was started",
             hint="lower --tokens-per-block or --max-ctx",
         )
-    blocks = options.cache_tokens // size
+    blocks = cache_tokens // size
     need = -(-context // size) + 1
     if blocks < need:
         raise ConfigError(
-            f"--cache-tokens {options.cache_tokens} is {blocks} blocks of {size} tokens, expected at "
+            f"--cache-tokens {cache_tokens} is {blocks} blocks of {size} tokens, expected at "
             f"least {need}: turn {turn} has {context} tokens and could never run; nothing was started",
             hint=f"give --cache-tokens {need * size} or more, or lower --max-ctx",
         )
-    oracles = set()
-    for policy in policies:
-        if policy != STOCK and target.profile and engine.CHOOSES_POLICY:
-            needs = make_policy(policy, CostModel(target.profile, size), blocks).needs
-            _check_needs(policy, needs, engine.FORESIGHT if options.hints else frozenset())
-            oracles |= {policy} if needs else set()
-
+    as_said: Any = {name: getattr(options, name) for name in Setting.__struct_fields__}
     spec = RunSpec(
-        trace=str(options.trace.resolve()),
-        selection=options.selection,
+        **as_said,
         policy=STOCK,
-        admission=STOCK_ADMISSION,
+        trace=str(options.trace.resolve()),
         profile=target.profile_name,
-        mode=options.mode,
-        seed=0,
-        slots=options.slots,
-        time_scale=options.time_scale,
         tokens_per_block=k,
-        hints=options.hints,
         model=target.model,
         vocab_size=target.vocab_size,
-        dtype=options.dtype,
         block_size=size,
         cache_blocks=blocks,
-        max_batched_tokens=options.max_batched_tokens,
         max_context_tokens=context,
-        chunking=options.chunking,
-        engine=options.engine,
-        arrival=options.arrival,
-        remote=options.remote,
         watch=options.html is not None,
     )
-    specs = tuple(
-        msgspec.structs.replace(spec, policy=policy, admission=admission, seed=seed, oracle=policy in oracles)
-        for seed in seeds
-        for policy in policies
-        for admission in ([STOCK_ADMISSION] if policy == STOCK else admissions)
-    )
-    live = mean_live_tokens(plan.jobs, options.slots, renderer, k)
-    cost = CostModel(target.profile, size) if target.profile else None
-    return Prepared(plan, specs, live / (blocks * size), cost)
+    return spec, target
+
+
+def _oracles(spec: RunSpec, target: Target, engine: Engine, policies: Sequence[str]) -> Set[str]:
+    """The policies that are told of the future. Raises `ConfigError` for one that nobody tells here."""
+    if engine.SERVED or not target.profile:
+        return frozenset()
+    there = engine.FORESIGHT if spec.hints else frozenset()
+    cost = CostModel(target.profile, spec.block_size)
+    oracles = set()
+    for policy in policies:
+        if policy != STOCK and (needs := make_policy(policy, cost, spec.cache_blocks).needs):
+            _check_needs(policy, needs, there)
+            oracles.add(policy)
+    return oracles
 
 
 def split_specs(flag: str, text: str, known: Sequence[str]) -> list[str]:

@@ -11,24 +11,26 @@ import typer
 from msgspec import structs
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from typer import Argument, Option
 
 from agentcache.cost import CostModel, CostProfile, prior_of
 from agentcache.errors import EngineError
 from agentcache.files import write_json
 from agentcache_workloads.replay.accounts.metrics import job_latency_s
 from agentcache_workloads.replay.accounts.provenance import commit, describe_host, describe_trace
-from agentcache_workloads.replay.commands import flags
+from agentcache_workloads.replay.commands.flags import taking
+from agentcache_workloads.replay.commands.outcome import progress
 from agentcache_workloads.replay.commands.prepare import prepare
-from agentcache_workloads.replay.engines.base import Options, model_config, warn
+from agentcache_workloads.replay.engines.base import model_config, warn
 from agentcache_workloads.replay.engines.driven import Driven, drive
 from agentcache_workloads.replay.engines.queueing import simulate
 from agentcache_workloads.replay.engines.vllm import engine as vllm_engine
 from agentcache_workloads.replay.jobs.jobs import shuffled
 from agentcache_workloads.replay.jobs.plan import Plan
 from agentcache_workloads.replay.jobs.render import Renderer
-from agentcache_workloads.replay.spec import STOCK, RunResult, RunSpec, Selection
+from agentcache_workloads.replay.result import RunResult
+from agentcache_workloads.replay.spec import BLOCK_SIZE, MODEL, POLICIES, Options, RunSpec
 
 SCHEMA = "agentcache-validation/1"
 
@@ -66,68 +68,46 @@ class Row:
         return None if self.free_latency_s is None else self.free_latency_s / self.live_latency_s
 
 
-def validate_sim(
-    trace: Annotated[Path, typer.Argument(help="A trace, agentkv-trace/1, plain or zstd.")],
-    cache_tokens: Annotated[int, typer.Option(min=1, help="Size of the KV pool, in engine tokens.")],
-    policies: Annotated[str, typer.Option(help="Policies, in order, with commas.")] = f"{STOCK},lru-holes,return-index",
-    sessions: flags.Sessions = None,
-    max_calls: flags.MaxCalls = None,
-    slots: flags.Slots = 8,
-    tokens_per_block: flags.TokensPerBlock = None,
-    time_scale: flags.TimeScale = 1.0,
-    max_ctx: flags.MaxCtx = None,
-    seeds: flags.Seeds = "1,2,3",
-    hints: flags.Hints = True,
-    model: Annotated[
-        str, typer.Option(help="A model folder, or tiny-llama, tiny-qwen3, tiny-moe, demo-llama.")
-    ] = "demo-llama",
-    dtype: flags.Dtype = "float32",
-    block_size: Annotated[int, typer.Option(min=1, help="Engine tokens a cache block.")] = 32,
-    max_batched_tokens: flags.MaxBatchedTokens = 512,
+class Compared(Options, frozen=True, kw_only=True):
+    """What is compared, on a live engine and without a server."""
+
+    trace: Annotated[Path, Argument(help="A trace, agentkv-trace/1, plain or zstd.")]
+    cache_tokens: Annotated[int, Option(min=1, help="Size of the KV pool, in engine tokens.")]
+    policies: Annotated[str, Option(help="Policies, in order, with commas.")] = POLICIES
+    seeds: Annotated[str, Option(help="Seeds of tokens and of the jobs' order, with commas.")] = "1,2,3"
+    model: Annotated[str, Option(help="A model folder, or tiny-llama, tiny-qwen3, tiny-moe, demo-llama.")] = MODEL
+    block_size: Annotated[int, Option(min=1, help="Engine tokens a cache block.")] = BLOCK_SIZE
     profile: Annotated[
-        Path | None, typer.Option(help="Cost profile of this engine, by `agentcache profile`; without it no latencies.")
-    ] = None,
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write the result here.")] = None,
-) -> None:
+        Path | None, Option(help="Cost profile of this engine, by `agentcache profile`; without it no latencies.")
+    ] = None
+
+
+SAID = (
+    *("trace", "sessions", "max_calls", "max_ctx", "slots", "time_scale", "tokens_per_block", "seeds", "hints"),
+    *("cache_tokens", "policies", "model", "dtype", "block_size", "max_batched_tokens", "profile", "json"),
+)
+"""The flags that there are."""
+
+
+@taking(Compared, SAID)
+def validate_sim(options: Compared) -> None:
     """Run the live engine and the simulator on the same jobs, and print how far they are apart.
 
     Driven: the simulator takes the live run's clock, step by step; cached tokens are expected to be equal. Free: it
     has the profile alone. Exit codes: 0 as expected, 1 not, 2 bad input.
     """
-    prepared = prepare(
-        Options(
-            trace=trace,
-            policies=policies,
-            selection=Selection(sessions, max_calls, max_ctx),
-            slots=slots,
-            cache_tokens=cache_tokens,
-            tokens_per_block=tokens_per_block,
-            time_scale=time_scale,
-            seeds=seeds,
-            hints=hints,
-            model=model,
-            dtype=dtype,
-            block_size=block_size,
-            max_batched_tokens=max_batched_tokens,
-            profile=profile,
-            json=json_path,
-        )
-    )
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    rows = []
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        for spec in prepared.specs:
-            task = progress.add_task(f"{spec.policy}, seed {spec.seed}", total=prepared.plan.calls)
-            rows.append(compare(spec, prepared.plan, lambda calls, task=task: progress.update(task, completed=calls)))
-    if json_path:
+    prepared = prepare(options)
+    with progress(prepared.plan.calls) as start:
+        rows = [compare(spec, prepared.plan, start(f"{spec.policy}, seed {spec.seed}")) for spec in prepared.specs]
+    if options.json:
         result = {
             "schema": SCHEMA,
-            "trace": describe_trace(trace, prepared.plan),
+            "trace": describe_trace(options.trace, prepared.plan),
             "host": describe_host(),
             "commit": commit(),
             "runs": [asdict(row) for row in rows],
         }
-        write_json(json_path, result)
+        write_json(options.json, result)
     Console(width=None if Console().is_terminal else 130).print(_table(rows))
     verdicts = list(judge(rows))
     for _, sentence in verdicts:
@@ -144,17 +124,9 @@ def compare(spec: RunSpec, plan: Plan, advance: Callable[[int], None]) -> Row:
     jobs = shuffled(plan.jobs, spec.seed)
     renderer = Renderer(plan.meta, spec.tokens_per_block, spec.vocab_size, spec.seed)
     price = CostProfile.load(spec.profile) if spec.profile else prior_of(model_config(spec.model), warn)
-    driven = drive(
-        live.steps,
-        live.calls,
-        jobs,
-        renderer,
-        CostModel(price, spec.block_size),
-        spec,
-        max_seqs=min(MAX_SEQS, spec.max_batched_tokens),
-        max_segments=MAX_SEGMENTS,
-    )
-    free = _free(spec, jobs, renderer, price) if spec.profile else None
+    limits: Any = {"max_seqs": min(MAX_SEQS, spec.max_batched_tokens), "max_segments": MAX_SEGMENTS}
+    driven = drive(live.steps, live.calls, jobs, renderer, CostModel(price, spec.block_size), spec, **limits)
+    free = simulate(spec, jobs, renderer, price, as_live=True, **limits) if spec.profile else None
     return Row(
         policy=spec.policy,
         admission=spec.admission,
@@ -165,26 +137,6 @@ def compare(spec: RunSpec, plan: Plan, advance: Callable[[int], None]) -> Row:
         live_latency_s=_latency_s(live),
         free_cached_tokens=_cached(free) if free else None,
         free_latency_s=_latency_s(free) if free else None,
-    )
-
-
-def _free(spec: RunSpec, jobs: list[Any], renderer: Renderer, price: CostProfile) -> RunResult:
-    return simulate(
-        jobs,
-        renderer,
-        policy=spec.policy,
-        admission=spec.admission,
-        profile=price,
-        cache_blocks=spec.cache_blocks,
-        block_size=spec.block_size,
-        tokens_per_block=spec.tokens_per_block,
-        slots=spec.slots,
-        time_scale=spec.time_scale,
-        max_batched_tokens=spec.max_batched_tokens,
-        max_seqs=min(MAX_SEQS, spec.max_batched_tokens),
-        max_segments=MAX_SEGMENTS,
-        hints=spec.hints,
-        as_live=True,
     )
 
 

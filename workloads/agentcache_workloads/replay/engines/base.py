@@ -3,52 +3,15 @@
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from agentcache.cost.profile import CostProfile
 from agentcache.errors import ConfigError, InputError
-from agentcache_workloads.replay.engines.http.server import Server
 from agentcache_workloads.replay.jobs.render import FIRST_TOKEN
-from agentcache_workloads.replay.spec import Remote, RunResult, RunSpec, Selection
-
-MODEL = "demo-llama"
-BLOCK_SIZE = 32
-STOCK_ADMISSION = "fcfs"
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What the user asked for, as the flags of `agentcache replay` say it; None: left to the engine.
-
-    `server`: what a server said of itself, once it was asked.
-    """
-
-    trace: Path
-    engine: str = "vllm"
-    policies: str | None = None
-    admission: str = STOCK_ADMISSION
-    selection: Selection = field(default_factory=Selection)
-    slots: int = 8
-    arrival: str = "closed"
-    cache_tokens: int | None = None
-    tokens_per_block: int | None = None
-    time_scale: float = 1.0
-    seeds: str = "1"
-    hints: bool = True
-    model: str | None = None
-    dtype: str = "float32"
-    block_size: int | None = None
-    max_batched_tokens: int = 512
-    profile: Path | None = None
-    mode: str = "fused"
-    json: Path | None = None
-    html: Path | None = None
-    chunking: str = "off"
-    remote: Remote | None = None
-    vocab_size: int | None = None
-    server: Server | None = None
+from agentcache_workloads.replay.result import RunResult
+from agentcache_workloads.replay.spec import Options, RunSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +35,11 @@ class Engine(Protocol):
     FORESIGHT: frozenset[str]
     """What it tells a policy of the future where requests carry hints; such a run is an oracle's, and marked."""
 
-    CHOOSES_POLICY: bool
-    """Whether it runs the policies that it is given; a server runs the one with which it was started."""
+    SERVED: bool
+    """Whether it is a server that runs already: it is given by a URL, and runs the policy with which it was started."""
 
     def adopt(self, options: Options) -> Options:
-        """The options, with what the engine says itself filled in. Raises `ConfigError` for what it cannot do."""
+        """The options, with what the engine says itself filled in. Raises `ConfigError` for what contradicts it."""
 
     def target(self, options: Options) -> Target:
         """What adopted options run on. Raises `ConfigError` or `InputError`."""
@@ -116,17 +79,3 @@ def one_of(flag: str, value: str, available: Sequence[str]) -> None:
         raise ConfigError(
             f"{flag} {value!r} is not available; nothing was started", hint=f"available: {', '.join(available)}"
         )
-
-
-def without_server(options: Options) -> None:
-    """Raise `ConfigError` for the URL of a server, where the engine is none."""
-    if options.remote:
-        raise misfit(options)
-
-
-def misfit(options: Options) -> ConfigError:
-    """An engine and a URL that do not go together."""
-    return ConfigError(
-        f"--engine is {options.engine}, and there is {'a' if options.remote else 'no'} --url; nothing was started",
-        hint="--engine http --url http://127.0.0.1:8000 drives a server that runs already",
-    )

@@ -10,7 +10,8 @@ from agentcache_workloads.replay.engines.queueing import make_call, make_residen
 from agentcache_workloads.replay.jobs.jobs import Job
 from agentcache_workloads.replay.jobs.keys import block_keys
 from agentcache_workloads.replay.jobs.render import Renderer
-from agentcache_workloads.replay.spec import CallRecord, RunSpec, Step
+from agentcache_workloads.replay.result import CallRecord, Step
+from agentcache_workloads.replay.spec import RunSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ def drive(
     what is found, evicted and preempted is decided anew; the ends of the two runs agree where all of it does.
     """
     engine = Engine(
-        make_residency(spec.policy, spec.admission, cost, spec.cache_blocks),
+        make_residency(spec, cost),
         cost,
         spec.max_batched_tokens,
         max_seqs,

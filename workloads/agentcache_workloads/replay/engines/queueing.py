@@ -9,7 +9,7 @@ from agentcache.model import Key, Stop
 from agentcache.policy import make_policy
 from agentcache.policy.admission.names import parse_admission
 from agentcache.policy.base import Foresees, Retains
-from agentcache.policy.chunking import Chunking
+from agentcache.policy.chunking import parse_chunking
 from agentcache.residency import Residency
 from agentcache.sim.queueing import MAX_SEGMENTS, Call, Engine, Running
 from agentcache_workloads.replay.accounts.idle import IdleMeter, MeteredPool, MeteredResidency
@@ -19,51 +19,46 @@ from agentcache_workloads.replay.jobs.closed_loop import ClosedLoop, TurnEnd, dr
 from agentcache_workloads.replay.jobs.jobs import Job, Turn
 from agentcache_workloads.replay.jobs.keys import block_keys
 from agentcache_workloads.replay.jobs.render import Renderer, Sizes
-from agentcache_workloads.replay.spec import STOCK, CallRecord, RunResult
+from agentcache_workloads.replay.result import CallRecord, RunResult
+from agentcache_workloads.replay.spec import RunSpec
+
+STEP_TOKENS = 2048
+"""What a simulated engine computes in a step, where nothing else is said of it."""
 
 STOPS = {"tool_use": Stop.TOOL_USE, "end_turn": Stop.END_TURN, "max_tokens": Stop.LENGTH}
 
 
 def simulate(
+    spec: RunSpec,
     jobs: Sequence[Job],
     renderer: Renderer,
-    *,
-    policy: str,
-    admission: str,
     profile: CostProfile,
-    cache_blocks: int,
-    block_size: int,
-    tokens_per_block: int,
-    slots: int = 8,
+    *,
     arrivals: Sequence[float] | None = None,
     priorities: Sequence[int] | None = None,
-    time_scale: float = 1.0,
-    max_batched_tokens: int = 2048,
     max_seqs: int = 256,
-    chunking: Chunking | None = None,
-    hints: bool = True,
-    as_live: bool = False,
     max_segments: int = MAX_SEGMENTS,
+    as_live: bool = False,
     advance: Callable[[int], None] = lambda calls: None,
     watcher: Watcher | None = None,
     idle: IdleMeter | None = None,
 ) -> RunResult:
-    """Run jobs, in the order given, to their end; deterministic.
+    """Run jobs, in the order given, to their end, as `spec` says; deterministic.
 
     `policy` `vllm-lru` is stock vLLM: our `lru`, which reuses prefixes alone, first come first served. `arrivals` are
     the jobs' own times in seconds (None: a closed loop of `slots`), `priorities` theirs, lower first. `as_live` turns
     claim no more than the requests of a live replay do.
     Raises `ConfigError` for a bad spec, `InputError` for a turn that the pool could never hold.
     """
-    cost = CostModel(profile, block_size)
-    residency = make_residency(policy, admission, cost, cache_blocks, idle)
-    if "pauses" in residency.policy.needs and hints and isinstance(residency.policy, Foresees):
-        residency.policy.foresee("pauses", pauses_of(jobs, time_scale))
-    engine = Engine(residency, cost, max_batched_tokens, max_seqs, chunking, max_segments)
+    cost = CostModel(profile, spec.block_size)
+    residency = make_residency(spec, cost, idle)
+    if "pauses" in residency.policy.needs and spec.hints and isinstance(residency.policy, Foresees):
+        residency.policy.foresee("pauses", pauses_of(jobs, spec.time_scale))
+    engine = Engine(residency, cost, spec.max_batched_tokens, max_seqs, parse_chunking(spec.chunking), max_segments)
     if idle:
         engine.pool = MeteredPool(residency, idle)
-    loop = ClosedLoop(jobs, slots, time_scale, 0.0, arrivals)
-    calls = Calls(jobs, renderer, tokens_per_block, block_size, hints, as_live, priorities)
+    loop = ClosedLoop(jobs, spec.slots, spec.time_scale, 0.0, arrivals)
+    calls = Calls(spec, jobs, renderer, as_live, priorities)
     host = Simulated(engine, calls, advance, watcher, idle)
     drive(loop, host)
     engine.check()
@@ -85,18 +80,15 @@ class Calls:
 
     def __init__(
         self,
+        spec: RunSpec,
         jobs: Sequence[Job],
         renderer: Renderer,
-        tokens_per_block: int,
-        block_size: int,
-        hints: bool = True,
         as_live: bool = False,
         priorities: Sequence[int] | None = None,
     ) -> None:
         self.jobs = jobs
         self.records: list[CallRecord] = []
-        self._renderer, self._tokens_per_block, self._block_size = renderer, tokens_per_block, block_size
-        self._hints, self._as_live, self._priorities = hints, as_live, priorities
+        self._spec, self._renderer, self._as_live, self._priorities = spec, renderer, as_live, priorities
         self._keys: dict[int, list[tuple[object, ...]]] = {}
         self._open: dict[str, tuple[int, Turn, float]] = {}
 
@@ -104,10 +96,10 @@ class Calls:
         """A turn of job `number` as it is sent."""
         job = self.jobs[number]
         if number not in self._keys:
-            self._keys[number] = block_keys(job, self._renderer, self._tokens_per_block, self._block_size)
+            self._keys[number] = block_keys(job, self._renderer, self._spec.tokens_per_block, self._spec.block_size)
         self._open[turn.id] = number, turn, due_s
         sizes = self._renderer.sizes(turn)
-        call = make_call(job, turn, last, sizes, self._keys[number], self._hints, self._as_live)
+        call = make_call(job, turn, last, sizes, self._keys[number], self._spec.hints, self._as_live)
         return replace(call, order_key=self._priorities[number]) if self._priorities else call
 
     def end(self, entry: Running, now: float) -> TurnEnd:
@@ -156,14 +148,12 @@ class Simulated:
             self._advance(len(self._calls.records))
 
 
-def make_residency(
-    policy: str, admission: str, cost: CostModel, cache_blocks: int, idle: IdleMeter | None = None
-) -> Residency:
+def make_residency(spec: RunSpec, cost: CostModel, idle: IdleMeter | None = None) -> Residency:
     """The core of a run, whose events `idle` hears too; raises `ConfigError` for a bad spec."""
-    spec, rule = ("lru", None) if policy == STOCK else (policy, parse_admission(admission))
-    made = make_policy(spec, cost, cache_blocks)
+    policy, rule = ("lru", None) if spec.stock else (spec.policy, parse_admission(spec.admission))
+    made = make_policy(policy, cost, spec.cache_blocks)
     make = partial(MeteredResidency, idle) if idle else Residency
-    residency = make(made, cache_blocks, admission=rule)
+    residency = make(made, spec.cache_blocks, admission=rule)
     if residency.admission and isinstance(residency.policy, Retains):
         residency.admission.is_retained = residency.policy.retains
         residency.admission.retained_version = residency.policy.retained_version

@@ -6,26 +6,25 @@ from functools import lru_cache
 from msgspec import structs
 
 from agentcache.cost import CostProfile
-from agentcache.policy.chunking import parse_chunking
 from agentcache_workloads.replay.accounts.idle import IdleMeter
 from agentcache_workloads.replay.accounts.watch import Watcher
-from agentcache_workloads.replay.engines.base import Options, Target, without_server
+from agentcache_workloads.replay.engines.base import Target
 from agentcache_workloads.replay.engines.queueing import simulate
 from agentcache_workloads.replay.jobs.arrivals import arrival_times
 from agentcache_workloads.replay.jobs.jobs import shuffled
 from agentcache_workloads.replay.jobs.plan import Plan, load_plan
 from agentcache_workloads.replay.jobs.render import Renderer
-from agentcache_workloads.replay.spec import STOCK, RunResult, RunSpec, Selection
+from agentcache_workloads.replay.result import RunResult
+from agentcache_workloads.replay.spec import STOCK, Options, RunSpec, Selection
 
 PROFILE = "h200-like"
 VOCABULARY = 1 << 16  # tokens are never rendered in the simulation
 FORESIGHT: frozenset[str] = frozenset({"pauses"})
-CHOOSES_POLICY = True
+SERVED = False
 
 
 def adopt(options: Options) -> Options:
-    """As they are, but without a server."""
-    without_server(options)
+    """As they are."""
     return options
 
 
@@ -49,20 +48,11 @@ def _simulate(spec: RunSpec, advance: Callable[[int], None], idle: IdleMeter | N
     jobs = shuffled(plan.jobs, spec.seed)
     assert spec.profile
     return simulate(
+        spec,
         jobs,
         Renderer(plan.meta, spec.tokens_per_block, spec.vocab_size, spec.seed),
-        policy=spec.policy,
-        admission=spec.admission,
-        profile=CostProfile.named(spec.profile),
-        cache_blocks=spec.cache_blocks,
-        block_size=spec.block_size,
-        tokens_per_block=spec.tokens_per_block,
-        slots=spec.slots,
+        CostProfile.named(spec.profile),
         arrivals=arrival_times(spec.arrival, jobs, spec.seed, spec.time_scale),
-        time_scale=spec.time_scale,
-        max_batched_tokens=spec.max_batched_tokens,
-        chunking=parse_chunking(spec.chunking),
-        hints=spec.hints,
         advance=advance,
         watcher=Watcher() if spec.watch else None,
         idle=idle,

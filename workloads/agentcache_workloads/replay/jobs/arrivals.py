@@ -7,8 +7,7 @@ from itertools import accumulate
 from agentcache.errors import ConfigError
 from agentcache.specs import Spec
 from agentcache_workloads.replay.jobs.jobs import Job
-
-KINDS = ("closed", "poisson:JPS", "gamma:JPS,CV", "trace", "all-at-once")
+from agentcache_workloads.replay.spec import ARRIVALS
 
 
 def arrival_times(spec: str, jobs: Sequence[Job], seed: int, time_scale: float = 1.0) -> list[float] | None:
@@ -38,7 +37,7 @@ def arrival_times(spec: str, jobs: Sequence[Job], seed: int, time_scale: float =
         case "gamma", [rate, cv]:
             return _summed(lambda: draw.gammavariate(1 / cv**2, cv**2 / rate), len(jobs))
     raise ConfigError(
-        f"--arrival is {spec!r}, expected one of {', '.join(KINDS)}; nothing was started", hint="as in poisson:0.05"
+        f"--arrival is {spec!r}, expected one of {', '.join(ARRIVALS)}; nothing was started", hint="as in poisson:0.05"
     )
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 from agentcache.errors import CheckFailed
 from agentcache_workloads.replay.jobs.jobs import Job, Turn
-from agentcache_workloads.replay.spec import JobRecord
+from agentcache_workloads.replay.result import JobRecord
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ from agentcache.model import Key
 from agentcache_workloads.replay.jobs.jobs import Job
 from agentcache_workloads.replay.jobs.keys import block_keys
 from agentcache_workloads.replay.jobs.render import Renderer
-from agentcache_workloads.replay.spec import CallRecord
+from agentcache_workloads.replay.result import CallRecord
 
 
 def known_tokens(

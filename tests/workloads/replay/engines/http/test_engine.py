@@ -16,7 +16,8 @@ from agentcache_workloads.replay.engines.http.engine import run
 from agentcache_workloads.replay.jobs.known import known_tokens
 from agentcache_workloads.replay.jobs.plan import load_plan
 from agentcache_workloads.replay.jobs.render import Renderer
-from agentcache_workloads.replay.spec import KEY, Remote, RunResult, RunSpec, Selection
+from agentcache_workloads.replay.result import RunResult
+from agentcache_workloads.replay.spec import KEY, Remote, RunSpec, Selection
 from tests.workloads.replay.specs import run_spec
 from tests.workloads.replay.stub_server import Behaviour, StubServer, running
 

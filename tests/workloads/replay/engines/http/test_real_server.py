@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from agentcache_workloads.replay.commands.peers import Peer, Peers, started
+from agentcache_workloads.replay.commands.peer_servers import Peer, Peers, started
 from agentcache_workloads.replay.engines.http.server import parse_metrics
 
 AGENTCACHE = [sys.executable, "-c", "from agentcache.cli.main import main; main()"]

@@ -11,7 +11,7 @@ import msgspec
 
 from agentcache_workloads.replay.engines.http.lanes import Lanes
 from agentcache_workloads.replay.engines.http.sse import Events
-from agentcache_workloads.replay.spec import CallRecord, Client
+from agentcache_workloads.replay.result import CallRecord, Client
 
 BACKOFF_S = 0.5  # doubled with each attempt
 LATER = (429, 502, 503, 504)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-DIALECTS = ("vllm-xargs", "continuum", "session-id")
+from agentcache_workloads.replay.spec import Dialect
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class Claims:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-def say(dialect: str, hints: Mapping[str, str | int], session: str) -> Claims:
+def say(dialect: Dialect, hints: Mapping[str, str | int], session: str) -> Claims:
     """The claims of one turn; `session` is its agent branch.
 
     `vllm-xargs`: all hints there, as vLLM has them reach the engine. `continuum`: top-level, with a Boolean end, as

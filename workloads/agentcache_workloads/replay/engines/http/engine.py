@@ -6,7 +6,6 @@ import signal
 import time
 from collections.abc import Callable, Sequence, Set
 from contextlib import aclosing, suppress
-from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -16,18 +15,19 @@ from agentcache.cost.prior import ModelShape, flop_prior
 from agentcache.cost.profile import CostProfile
 from agentcache.errors import AgentCacheError, ConfigError, EngineError
 from agentcache_workloads.replay.engines import base
-from agentcache_workloads.replay.engines.base import BLOCK_SIZE, Options, Target, misfit, model_config, one_of
+from agentcache_workloads.replay.engines.base import Target, model_config
 from agentcache_workloads.replay.engines.http.call import Wanted, make
-from agentcache_workloads.replay.engines.http.dialects import DIALECTS, Claims, say
+from agentcache_workloads.replay.engines.http.dialects import Claims, say
 from agentcache_workloads.replay.engines.http.lanes import Lanes
-from agentcache_workloads.replay.engines.http.server import Scrape, ask, grown, parse_metrics
+from agentcache_workloads.replay.engines.http.server import Scrape, Server, ask, grown, parse_metrics
 from agentcache_workloads.replay.hints import hints_of
 from agentcache_workloads.replay.jobs.arrivals import arrival_times
 from agentcache_workloads.replay.jobs.closed_loop import ClosedLoop, TurnEnd, rounds, settle
 from agentcache_workloads.replay.jobs.jobs import Job, Turn, shuffled
 from agentcache_workloads.replay.jobs.plan import load_plan
 from agentcache_workloads.replay.jobs.render import FIRST_TOKEN, Renderer
-from agentcache_workloads.replay.spec import KEY, STOCK, CallRecord, Client, Remote, RunResult, RunSpec
+from agentcache_workloads.replay.result import CallRecord, Client, RunResult
+from agentcache_workloads.replay.spec import BLOCK_SIZE, KEY, STOCK, Options, Remote, RunSpec
 
 HEARTBEAT_S = 0.02
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -35,16 +35,21 @@ GAVE_UP = 5
 """After so many failed calls and none that succeeded, a run is given up: nobody serves there."""
 
 
-OUTPUTS = ("forced", "ignore-eos")
 FORESIGHT: frozenset[str] = frozenset()
-CHOOSES_POLICY = False
+SERVED = True
 
 
-def adopt(options: Options) -> Options:
+class Served(Options, frozen=True, kw_only=True):
+    """Options that a server has filled in; `server`: what it said of itself."""
+
+    server: Server
+
+
+def adopt(options: Options) -> Served:
     """Fill in from the server's own words what the user left open, and refuse what contradicts them."""
-    if options.remote is None:
-        raise misfit(options)
-    _check(options.remote)
+    assert options.remote is not None
+    if not options.remote.url.startswith(("http://", "https://")):
+        raise ConfigError(f"--url is {options.remote.url!r}, expected http://HOST:PORT; nothing was started")
     server = ask(options.remote.url, options.model)
     ran = server.policy or (STOCK if server.stock else None)
     named = options.policies
@@ -66,29 +71,14 @@ def adopt(options: Options) -> Options:
                 f"--cache-tokens is {options.cache_tokens}, the server's pool has {pool}; nothing was started",
                 hint="leave --cache-tokens out",
             )
-    return replace(
-        options,
-        policies=named or ran or "server",
-        block_size=size,
-        cache_tokens=pool,
-        model=server.model,
-        server=server,
-    )
-
-
-def _check(remote: Remote) -> None:
-    one_of("--output", remote.output, OUTPUTS)
-    one_of("--dialect", remote.dialect, DIALECTS)
-    if not remote.url.startswith(("http://", "https://")):
-        raise ConfigError(
-            f"--url is {remote.url!r}, expected http://HOST:PORT; nothing was started",
-        )
+    filled = {"policies": named or ran or "server", "block_size": size, "cache_tokens": pool, "model": server.model}
+    return Served(**{**structs.asdict(options), **filled}, server=server)
 
 
 def target(options: Options) -> Target:
     """A server that runs already; its vocabulary is given, or stands in the folder that it serves, if that is here."""
+    assert isinstance(options, Served)
     server = options.server
-    assert server is not None  # adopted
     vocabulary = options.vocab_size
     config: dict[str, Any] | None = None
     with suppress(OSError, ValueError):

@@ -10,7 +10,7 @@ import httpx
 
 from agentcache.errors import EngineError, InputError
 from agentcache_workloads.replay.jobs.render import FIRST_TOKEN
-from agentcache_workloads.replay.spec import IDLE_TOTAL
+from agentcache_workloads.replay.result import IDLE_TOTAL
 
 LINE = re.compile(r"([A-Za-z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)")
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')

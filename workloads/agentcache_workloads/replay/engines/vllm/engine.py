@@ -17,28 +17,19 @@ from agentcache.cost.profile import CostProfile
 from agentcache.errors import ConfigError, EngineError
 from agentcache.vllm_plugin.launch.cpu_env import CPU_ENV
 from agentcache_workloads.replay.accounts.provenance import vllm_distribution
-from agentcache_workloads.replay.engines.base import (
-    BLOCK_SIZE,
-    MODEL,
-    Options,
-    Target,
-    model_config,
-    vocabulary,
-    warn,
-    without_server,
-)
-from agentcache_workloads.replay.spec import Ended, Failed, Message, Progressed, RunResult, RunSpec
+from agentcache_workloads.replay.engines.base import Target, model_config, vocabulary, warn
+from agentcache_workloads.replay.result import Ended, Failed, Message, Progressed, RunResult
+from agentcache_workloads.replay.spec import BLOCK_SIZE, MODEL, Options, RunSpec
 
 WORKER = [sys.executable, "-m", "agentcache_workloads.replay.engines.vllm.worker"]
 
 
 FORESIGHT: frozenset[str] = frozenset()
-CHOOSES_POLICY = True
+SERVED = False
 
 
 def adopt(options: Options) -> Options:
-    """As they are, but without a server."""
-    without_server(options)
+    """As they are."""
     return options
 
 

@@ -24,17 +24,8 @@ from agentcache_workloads.replay.jobs.closed_loop import ClosedLoop, TurnEnd, dr
 from agentcache_workloads.replay.jobs.jobs import Turn, shuffled
 from agentcache_workloads.replay.jobs.plan import Plan, load_plan
 from agentcache_workloads.replay.jobs.render import FIRST_TOKEN, Renderer
-from agentcache_workloads.replay.spec import (
-    KEY,
-    CallRecord,
-    Ended,
-    Failed,
-    Message,
-    Progressed,
-    RunResult,
-    RunSpec,
-    Step,
-)
+from agentcache_workloads.replay.result import CallRecord, Ended, Failed, Message, Progressed, RunResult, Step
+from agentcache_workloads.replay.spec import KEY, RunSpec
 
 MAX_SEQS = 64  # turns that vLLM runs at once
 
@@ -194,7 +185,7 @@ def start_engine(spec: RunSpec) -> Any:
             ours["worker_cls"] = "agentcache.vllm_plugin.cpu_worker.AgentCacheCPUWorker"
     args = EngineArgs(
         model=spec.model,
-        dtype=spec.dtype,  # type: ignore[arg-type]
+        dtype=spec.dtype,
         seed=spec.seed,
         block_size=spec.block_size,
         num_gpu_blocks_override=spec.cache_blocks + 1,  # one is vLLM's null block
