@@ -20,7 +20,7 @@ from statistics import fmean, median
 from typing import Any
 
 from agentcache.cost import CostProfile
-from agentcache_workloads.cluster.drive import run_cluster
+from agentcache_workloads.cluster.cluster import run_cluster
 from agentcache_workloads.replay.accounts.metrics import job_latency_s, spread, ttft_s
 from agentcache_workloads.replay.accounts.provenance import commit, describe_host
 from agentcache_workloads.replay.engines.queueing import STEP_TOKENS

@@ -470,7 +470,7 @@ def ttft_rows(scale: Scale, common: dict[str, Any], contexts: Sequence[int], rep
 
 
 def replay_rows(scale: Scale, common: dict[str, Any], ratios: Sequence[int]) -> Iterator[dict[str, Any]]:
-    from agentcache_workloads.replay.engines.fixed_schedule import mean_live_tokens
+    from agentcache_workloads.replay.engines.recorded_times import mean_live_tokens
     from agentcache_workloads.replay.jobs.plan import load_plan
     from agentcache_workloads.replay.jobs.render import Renderer
 

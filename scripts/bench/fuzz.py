@@ -17,8 +17,8 @@ from pathlib import Path
 
 from agentcache.errors import InputError
 from agentcache_workloads.readers.damage import damaged
-from agentcache_workloads.readers.formats import open_trace
-from agentcache_workloads.readers.records import LARGEST, Skips
+from agentcache_workloads.readers.open import open_trace
+from agentcache_workloads.readers.parts.records import LARGEST, Skips
 from agentcache_workloads.readers.trace import Session
 from agentcache_workloads.replay.accounts.provenance import commit, describe_host
 

@@ -30,8 +30,8 @@ from typing import Any
 
 import httpx
 
-from agentcache_workloads.readers.trace import Call, Meta, Session
-from agentcache_workloads.readers.writer import write_trace
+from agentcache_workloads.readers.trace import Meta, Session, TraceCall
+from agentcache_workloads.readers.writers.agentkv_writer import write_trace
 from agentcache_workloads.replay.accounts.metrics import tpot_s, ttft_s
 from agentcache_workloads.replay.accounts.provenance import commit, describe_host
 from agentcache_workloads.replay.commands.peer_servers import Peer, Peers, started
@@ -87,7 +87,7 @@ def write(folder: Path, requests: int, rate: float, seed: int) -> tuple[Path, Pa
         fresh += size
         # The rest of a prompt in our trace has at least one token, so both have 8 behind their whole blocks.
         length = BLOCK * size + 8
-        call = Call(0, None, 0.0, "start", length, OUTPUT, "blocks", blocks, "max_tokens", (), (), None, None, {})
+        call = TraceCall(0, None, 0.0, "start", length, OUTPUT, "blocks", blocks, "max_tokens", (), (), None, None, {})
         sessions.append(Session(f"r{number}", None, now, None, (call,), {}))
         lines.append(
             {

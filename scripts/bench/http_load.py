@@ -25,11 +25,11 @@ from typing import Any
 
 import numpy as np
 
-from agentcache_workloads.readers.trace import Call, Meta, Session
+from agentcache_workloads.readers.trace import Meta, Session, TraceCall
 from agentcache_workloads.replay.accounts.metrics import client_object
 from agentcache_workloads.replay.accounts.provenance import commit, describe_host
 from agentcache_workloads.replay.engines.http.engine import Drive
-from agentcache_workloads.replay.jobs.jobs import Job, build_job
+from agentcache_workloads.replay.jobs.jobs import PlannedJob, build_job
 from agentcache_workloads.replay.jobs.render import Renderer
 from agentcache_workloads.replay.result import RunResult
 from agentcache_workloads.replay.spec import Remote, RunSpec
@@ -106,18 +106,18 @@ async def serve(gap_s: float, out: str) -> None:
 class Loaded(Drive):
     """The replayer as it is; its requests also say whose turn they are, so that the server's notes can be matched."""
 
-    def _wanted(self, job: Job, turn: Any, last: bool) -> Any:
+    def _wanted(self, job: PlannedJob, turn: Any, last: bool) -> Any:
         wanted = super()._wanted(job, turn, last)
         wanted.body.update(session=turn.context, turn=turn.call.turn)
         return wanted
 
 
-def jobs_of(sessions: int, prompt_blocks: int) -> list[Job]:
+def jobs_of(sessions: int, prompt_blocks: int) -> list[PlannedJob]:
     """Jobs of a few turns each, without pauses, that share nothing."""
 
-    def call(turn: int) -> Call:
+    def call(turn: int) -> TraceCall:
         blocks = prompt_blocks + turn
-        return Call(
+        return TraceCall(
             turn=turn, after=turn - 1 if turn else None, delay_s=0.0, delay_kind="tool" if turn else "start",
             in_tok=BLOCK * blocks, out_tok=TOKENS, enc="blocks", items=tuple(range(blocks)), stop="tool_use", tools=(),
             spawn=(), t_s=None, api_s=None, record={},

@@ -16,8 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from agentcache_workloads.readers.formats import open_trace
-from agentcache_workloads.readers.mooncake_writer import write_mooncake
+from agentcache_workloads.readers.open import open_trace
+from agentcache_workloads.readers.writers.mooncake_writer import write_mooncake
 from agentcache_workloads.replay.accounts.provenance import commit, describe_host
 
 DATA = Path(__file__).parents[2] / "workloads/data"

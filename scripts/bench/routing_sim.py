@@ -17,7 +17,7 @@ from typing import Any
 from routing import ADMISSION, FLAGS, JOBS, POOL, TIME_SCALE, TRACE
 
 from agentcache.cost import CostProfile
-from agentcache_workloads.cluster.drive import run_cluster
+from agentcache_workloads.cluster.cluster import run_cluster
 from agentcache_workloads.replay.accounts.metrics import job_latency_s, ttft_s
 from agentcache_workloads.replay.accounts.provenance import commit, describe_host
 from agentcache_workloads.replay.jobs.jobs import shuffled

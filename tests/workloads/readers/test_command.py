@@ -7,7 +7,7 @@ from typer.testing import CliRunner, Result
 
 from agentcache.cli.main import app
 from agentcache.errors import InputError
-from agentcache_workloads.readers.formats import open_trace
+from agentcache_workloads.readers.open import open_trace
 
 SAMPLES = Path(__file__).parent / "samples"
 

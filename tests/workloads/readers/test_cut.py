@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from agentcache.errors import InputError
-from agentcache_workloads.readers.agentkv import read_trace
 from agentcache_workloads.readers.cut import cut_trace, sha_order
+from agentcache_workloads.readers.formats.agentkv import read_trace
 
 
 def test_a_cut_keeps_the_structure(demo_trace: Path) -> None:

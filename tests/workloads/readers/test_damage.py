@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from agentcache.errors import InputError
 from agentcache_workloads.readers.damage import damaged
-from agentcache_workloads.readers.formats import open_trace
-from agentcache_workloads.readers.records import Skips
+from agentcache_workloads.readers.open import open_trace
+from agentcache_workloads.readers.parts.records import Skips
 from agentcache_workloads.readers.trace import Session
 
 SAMPLES = Path(__file__).parent / "samples"

@@ -5,7 +5,7 @@ from statistics import fmean, median
 import pytest
 
 from agentcache.errors import ConfigError
-from agentcache_workloads.readers.build import make_call, make_session
+from agentcache_workloads.readers.parts.build import make_call, make_session
 from agentcache_workloads.readers.pauses import INFERCEPT, recorded_pauses, with_pauses
 from agentcache_workloads.readers.trace import Session
 

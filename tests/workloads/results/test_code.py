@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agentcache_workloads.results import code, page
+from agentcache_workloads.results import code, results_page
 from agentcache_workloads.results.code import (
     EQUAL,
     Equal,
@@ -234,4 +234,4 @@ def test_a_page_counts_rows_of_code_that_leads_nowhere(tmp_path: Path, monkeypat
     monkeypatch.setattr(code, "EQUAL", kept)
     standing.cache_clear()
     rows = [{"code": made, "policy": "lru"} for made in ("a", "b", code_hash())]
-    assert "1 rows were made by other code" in page._origin(rows, code_hash())
+    assert "1 rows were made by other code" in results_page._origin(rows, code_hash())

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agentcache_workloads.generators.bfcl import Bfcl
+from agentcache_workloads.generators.bfcl_search import BfclSearch
 from agentcache_workloads.results.cells import cells, trace_hash
 from agentcache_workloads.results.config import Workload, load_figure
 from agentcache_workloads.results.workload import jobs_of
@@ -27,7 +27,7 @@ def test_messages_become_jobs_with_blocks_that_come_again() -> None:
 
 
 def test_the_bfcl_generator_is_a_workload_of_a_seed() -> None:
-    workload = Workload(bfcl=Bfcl(jobs=20), half="all", calls=None)
+    workload = Workload(bfcl=BfclSearch(jobs=20), half="all", calls=None)
     assert len(jobs_of(workload, 1)[1]) == 20
     assert [len(job.turns) for job in jobs_of(workload, 1)[1]] != [len(job.turns) for job in jobs_of(workload, 2)[1]]
     with pytest.raises(msgspec.ValidationError):

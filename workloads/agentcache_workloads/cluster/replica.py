@@ -8,7 +8,7 @@ from agentcache.sim.queueing import Call, Engine, Running
 
 
 @dataclass(slots=True, eq=False)
-class Replica:
+class SimReplica:
     """An engine whose state is that of the end of its step, `until_s`; None while it takes none.
 
     `inbox` are calls that were sent meanwhile, `ending` those that end with the step. No call of it can be finished

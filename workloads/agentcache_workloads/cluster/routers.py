@@ -71,7 +71,7 @@ class ShorterQueue(_Deaf):
         return min(self._draw.sample(self._names, min(2, len(self._names))), key=lambda name: ask.open[name])
 
 
-class Session(_Deaf):
+class BySession(_Deaf):
     """A job stays where a ring of hashes has put it."""
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -81,7 +81,7 @@ class Session(_Deaf):
         return self._ring[bisect(self._ring, (_hash(ask.job), "")) % len(self._ring)][1]
 
 
-class Residency:
+class ByResidency:
     """The decision of the service's router, with the ingress's own book of homes and the ledger of open turns.
 
     `selfish`: what a rebuild costs others on its replica is not looked at. `sticky`: only a job's first turn is decided
@@ -122,11 +122,11 @@ class Residency:
 def make_router(name: str, names: Sequence[str], rates: Rates, seed: int) -> Router:
     """A router by name; raises `ConfigError` for another one."""
     makers: dict[str, Callable[[], Router]] = {
-        "residency": lambda: Residency(names, rates),
-        "residency-selfish": lambda: Residency(names, rates, selfish=True),
-        "residency-sticky": lambda: Residency(names, rates, sticky=True),
+        "residency": lambda: ByResidency(names, rates),
+        "residency-selfish": lambda: ByResidency(names, rates, selfish=True),
+        "residency-sticky": lambda: ByResidency(names, rates, sticky=True),
         "default": lambda: ShorterQueue(names, seed),
-        "session": lambda: Session(names),
+        "session": lambda: BySession(names),
         "round-robin": lambda: RoundRobin(names),
     }
     if name not in makers:

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from agentcache_workloads.generators.draw import gamma
-from agentcache_workloads.readers.build import make_call, make_meta, make_session
+from agentcache_workloads.readers.parts.build import make_call, make_meta, make_session
 from agentcache_workloads.readers.trace import Meta, Session
 
 BLOCK = 64  # tokens a block id stands for

@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from agentcache_workloads.readers.build import make_call, make_meta, make_session
+from agentcache_workloads.readers.parts.build import make_call, make_meta, make_session
 from agentcache_workloads.readers.pauses import INFERCEPT
 from agentcache_workloads.readers.trace import Meta, Session
 

@@ -7,12 +7,12 @@ import msgspec
 
 from agentcache.errors import ConfigError
 from agentcache.specs import Spec
-from agentcache_workloads.generators import bfcl, gamma, infercept, tree, workflow
+from agentcache_workloads.generators import bfcl_search, gamma, infercept, tree, workflow
 from agentcache_workloads.readers.trace import Meta, Session
 
 GENERATORS: dict[str, tuple[type[msgspec.Struct], Callable[[Any, int], tuple[Meta, Iterator[Session]]]]] = {
     "longctx": (gamma.Gamma, gamma.generate),
-    "bfcl": (bfcl.Bfcl, bfcl.generate),
+    "bfcl": (bfcl_search.BfclSearch, bfcl_search.generate),
     "infercept": (infercept.InferCept, infercept.generate),
     "workflow": (workflow.Workflow, workflow.generate),
     "tree": (tree.Tree, tree.generate),

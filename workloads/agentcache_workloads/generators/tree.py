@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import msgspec
 import numpy as np
 
-from agentcache_workloads.readers.build import make_call, make_meta, make_session
-from agentcache_workloads.readers.trace import Call, Meta, Parent, Session
+from agentcache_workloads.readers.parts.build import make_call, make_meta, make_session
+from agentcache_workloads.readers.trace import Meta, Parent, Session, TraceCall
 
 BLOCK = 64  # tokens a block id stands for
 SERVICE_S = 2.0
@@ -72,7 +72,7 @@ class _Jobs:
         spec, rng = self.spec, self.rng
         tokens = spec.shared + spec.question
         ids = self.fresh(shared, tokens)
-        root: list[Call] = []
+        root: list[TraceCall] = []
         branches: list[Session] = []
         waited_s = 0.0
         for level in range(spec.depth + 1):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import msgspec
 import numpy as np
 
-from agentcache_workloads.readers.build import make_call, make_meta, make_session
+from agentcache_workloads.readers.parts.build import make_call, make_meta, make_session
 from agentcache_workloads.readers.trace import Meta, Session
 
 BLOCK = 16  # tokens a block id stands for: a dynamic part is small

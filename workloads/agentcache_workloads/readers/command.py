@@ -16,12 +16,12 @@ from agentcache_workloads.generators.registry import GENERATORS
 from agentcache_workloads.generators.registry import generate as generated
 from agentcache_workloads.readers.cut import cut_sessions
 from agentcache_workloads.readers.describe import describe, gaps
-from agentcache_workloads.readers.formats import FORMATS, open_trace, sniff, with_blocks
-from agentcache_workloads.readers.mooncake_writer import write_mooncake
+from agentcache_workloads.readers.open import FORMATS, open_trace, sniff, with_blocks
+from agentcache_workloads.readers.parts.records import Skips
 from agentcache_workloads.readers.pauses import MODELS, with_pauses
-from agentcache_workloads.readers.records import Skips
 from agentcache_workloads.readers.trace import Meta, Session
-from agentcache_workloads.readers.writer import write_trace
+from agentcache_workloads.readers.writers.agentkv_writer import write_trace
+from agentcache_workloads.readers.writers.mooncake_writer import write_mooncake
 
 TARGETS = ("agentkv", "mooncake")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from agentcache.errors import InputError
-from agentcache_workloads.readers.agentkv import read_trace
-from agentcache_workloads.readers.trace import Call, Meta, Parent, Session
+from agentcache_workloads.readers.formats.agentkv import read_trace
+from agentcache_workloads.readers.trace import Meta, Parent, Session, TraceCall
 
 
 def sha_order(sid: str) -> bytes:
@@ -77,7 +77,7 @@ def cut_sessions(
     return dataclasses.replace(meta, n_sessions=len(result), n_calls=n_calls, record=record), result
 
 
-def _renumbered(call: Call, ids: dict[int, int]) -> tuple[Any, ...] | str | None:
+def _renumbered(call: TraceCall, ids: dict[int, int]) -> tuple[Any, ...] | str | None:
     if call.enc != "blocks" or not isinstance(call.items, tuple):
         return call.items
     return tuple(ids.setdefault(old, len(ids) + 1) for old in call.items)

@@ -14,7 +14,7 @@ from itertools import pairwise
 
 from agentcache.errors import InputError
 from agentcache.specs import Spec
-from agentcache_workloads.readers.trace import Call, Session
+from agentcache_workloads.readers.trace import Session, TraceCall
 
 Draw = Callable[[random.Random], float]
 
@@ -48,7 +48,7 @@ def with_pauses(sessions: Iterable[Session], spec: str, seed: int, *, every: boo
     given = Spec("pauses", spec, "nothing was done")
     name, make = given.name, _makers(given)
 
-    def paused(call: Call, draw: Draw, rng: random.Random) -> Call:
+    def paused(call: TraceCall, draw: Draw, rng: random.Random) -> TraceCall:
         if call.after is None or (call.delay_s is not None and not every):
             return call
         cycle_s = call.record.get("cycle_s")
@@ -93,7 +93,7 @@ def _makers(given: Spec) -> Callable[[random.Random], Draw]:
 
 def recorded_pauses(path: str) -> list[float]:
     """The tool pauses that a trace recorded, in seconds. Raises `InputError` for one without any."""
-    from agentcache_workloads.readers.formats import open_trace
+    from agentcache_workloads.readers.open import open_trace
 
     pauses = [
         call.delay_s

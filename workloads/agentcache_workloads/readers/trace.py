@@ -35,7 +35,7 @@ class Parent:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class TraceCall:
     """One LLM request.
 
     It is sent `delay_s` seconds after call `after` of its session is complete (None: it has no predecessor, or the
@@ -68,7 +68,7 @@ class Session:
     parent: Parent | None
     arrival_s: float | None
     recorded_dur_s: float | None
-    calls: tuple[Call, ...]
+    calls: tuple[TraceCall, ...]
     record: Mapping[str, Any]
 
     @property

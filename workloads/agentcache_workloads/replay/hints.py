@@ -1,11 +1,11 @@
 """What a replayed request claims about its job, as an agent framework would."""
 
-from agentcache_workloads.replay.jobs.jobs import Job, Turn
+from agentcache_workloads.replay.jobs.jobs import PlannedJob, PlannedTurn
 
 ANY_TOOL = "tool"  # where the trace says that a tool was asked for, but not which
 
 
-def hints_of(job: Job, turn: Turn, last: bool) -> dict[str, str | int]:
+def hints_of(job: PlannedJob, turn: PlannedTurn, last: bool) -> dict[str, str | int]:
     """The fields of `SamplingParams.extra_args` for a turn; `last`: nothing of its job is left but this turn.
 
     A branch's last turn in a job that goes on claims neither an end nor a return: both would be wrong.
@@ -22,5 +22,5 @@ def hints_of(job: Job, turn: Turn, last: bool) -> dict[str, str | int]:
     return hints
 
 
-def _tool(turn: Turn) -> str:
+def _tool(turn: PlannedTurn) -> str:
     return turn.call.tools[0] if turn.call.tools else ANY_TOOL

@@ -45,7 +45,7 @@ class JobRecord(msgspec.Struct, frozen=True):
     paused_s: float
 
 
-class Step(msgspec.Struct, frozen=True, array_like=True):
+class EngineStep(msgspec.Struct, frozen=True, array_like=True):
     """One step of an engine, and the turns that were sent to it just before; seconds since the run's start."""
 
     sent: list[str]
@@ -90,7 +90,7 @@ class RunResult(msgspec.Struct, frozen=True):
     makespan_s: float
     classes: dict[str, str]
     alone_s: dict[str, float] = {}
-    steps: list[Step] = []
+    steps: list[EngineStep] = []
     idle_token_s: float | None = None
     holes_mean: float | None = None
     cached_tokens: int | None = None

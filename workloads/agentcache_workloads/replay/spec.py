@@ -10,7 +10,7 @@ from typing import Annotated, Literal, get_args
 import msgspec
 from typer import Argument, Option
 
-from agentcache_workloads.readers.formats import FORMATS
+from agentcache_workloads.readers.open import FORMATS
 from agentcache_workloads.readers.pauses import MODELS as PAUSES
 
 STOCK = "vllm-lru"
@@ -76,7 +76,7 @@ class Remote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ramp_s: Annotated[float, Option("--ramp", min=0.0, help="http: s over which the slots open, one by one.")] = 0.0
 
 
-class Setting(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class RunSetting(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What of a run is said once for all rows, and reaches the engine as it was said. Tokens are engine tokens."""
 
     engine: Annotated[
@@ -96,7 +96,7 @@ class Setting(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     remote: Remote | None = None
 
 
-class Options(Setting, frozen=True, kw_only=True):
+class Options(RunSetting, frozen=True, kw_only=True):
     """What the user asked for: a run for each policy, admission and seed. None is left to the engine."""
 
     trace: Annotated[Path, Argument(help="A trace of any format that `agentcache trace` reads.")]
@@ -135,7 +135,7 @@ class Options(Setting, frozen=True, kw_only=True):
     html: Annotated[Path | None, Option("--html", help="Write the report here.")] = None
 
 
-class RunSpec(Setting, frozen=True, kw_only=True):
+class RunSpec(RunSetting, frozen=True, kw_only=True):
     """One run: one policy, one seed, one fresh engine. What it has of `Options`, it has settled.
 
     `log`: record the engine's steps. `watch`: look at what is resident. `remote`: of the engine `http` alone,

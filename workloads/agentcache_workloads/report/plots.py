@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from agentcache_workloads.report.summary import Row
+from agentcache_workloads.report.summary import ReportRow
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,7 +38,7 @@ STYLE: Any = {
 }
 
 
-def latency_cdf(table: Sequence[Row]) -> str | None:
+def latency_cdf(table: Sequence[ReportRow]) -> str | None:
     """Cumulative distribution of job latency, one line a row; None where no row has latencies."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -65,7 +65,7 @@ def latency_cdf(table: Sequence[Row]) -> str | None:
         return _svg(figure, "cdf", "Cumulative distribution of job latency for each policy")
 
 
-def token_bars(table: Sequence[Row]) -> str:
+def token_bars(table: Sequence[ReportRow]) -> str:
     """Prompt tokens computed and found in the cache, in thousands (median over seeds), one stacked bar a row."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -103,7 +103,7 @@ STATES = {
 BAND, PIXELS = 10, 480  # of a context and of the time, in pixels of the picture
 
 
-def ttft_bars(table: Sequence[Row]) -> str | None:
+def ttft_bars(table: Sequence[ReportRow]) -> str | None:
     """Mean time to first token by what the turn follows, a bar a row, with a mark at p90; None where no row knows."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -135,7 +135,7 @@ def ttft_bars(table: Sequence[Row]) -> str | None:
         return _svg(figure, "ttft", "Time to first token by what the turn follows, for each policy")
 
 
-def residency_bands(table: Sequence[Row]) -> str | None:
+def residency_bands(table: Sequence[ReportRow]) -> str | None:
     """What of each context was in memory, over time: a band a context, head below; the first seed of each row."""
     from matplotlib import rc_context
     from matplotlib.colors import ListedColormap

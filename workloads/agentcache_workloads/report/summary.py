@@ -17,7 +17,7 @@ MARKS = {"oracle": "oracle: it was told the pauses", "interrupted": "interrupted
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ReportRow:
     """One configuration: its runs, one a seed, and the stock run of the same conditions and seed for each (or None)."""
 
     label: str
@@ -74,14 +74,14 @@ def field(run: Run | None, path: str) -> float | None:
     return None if value is None else float(value)
 
 
-def rows(runs: Sequence[Run]) -> list[Row]:
+def rows(runs: Sequence[Run]) -> list[ReportRow]:
     """Group runs that differ in nothing but their seed, in order of first appearance."""
     varying = [key for key in ("admission", "hints", *CONDITIONS) if len({str(run.get(key)) for run in runs}) > 1]
     groups: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
         groups.setdefault(tuple(str(run.get(key)) for key in (*COMPARED, *CONDITIONS)), []).append(run)
     return [
-        Row(
+        ReportRow(
             _label(group[0], varying),
             _label(group[0], [key for key in varying if key != "admission"]),
             tuple(group),
@@ -125,7 +125,7 @@ FITS = 0.8
 """Live contexts over the pool, below which everything fits."""
 
 
-def verdict(table: Sequence[Row]) -> str:
+def verdict(table: Sequence[ReportRow]) -> str:
     """One sentence: which row has the lowest mean job latency, and by how much, whatever the truth."""
     timed = [(latency_s, row) for row in table if (latency_s := row.value("job_latency_s.mean")) is not None]
     if not timed:

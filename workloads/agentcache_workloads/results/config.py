@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from agentcache.errors import ConfigError, InputError
-from agentcache_workloads.generators.bfcl import Bfcl
+from agentcache_workloads.generators.bfcl_search import BfclSearch
 from agentcache_workloads.generators.gamma import Gamma
 
 Half = Literal["tune", "report", "all"]
@@ -33,7 +33,7 @@ class Workload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     time_scale: float = 1.0
     giant_ctx: int | None = None
     urgent_every: int | None = None
-    bfcl: Bfcl | None = None
+    bfcl: BfclSearch | None = None
     pause_s: float | None = None
     jobs: int | None = None
 

@@ -12,7 +12,7 @@ from agentcache.files import write_whole
 from agentcache_workloads.results.cells import cells
 from agentcache_workloads.results.compare import Comparison
 from agentcache_workloads.results.config import load_figure
-from agentcache_workloads.results.page import number, table
+from agentcache_workloads.results.results_page import number, table
 from agentcache_workloads.results.rows import Row, load_rows
 
 PUBLISHED = Path(__file__).parents[2] / "published"

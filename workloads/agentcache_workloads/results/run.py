@@ -20,7 +20,7 @@ SAVE_EVERY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class FigureRun:
     """What a figure has now. `skipped`: cells that this installation cannot run, by reason."""
 
     rows: tuple[Row, ...]
@@ -36,7 +36,7 @@ def run_figure(
     jobs: int = 2,
     any_code: bool = False,
     advance: Callable[[int, int], None] = lambda done, total: None,
-) -> Done:
+) -> FigureRun:
     """Bring the rows in `path` up to date with the figure.
 
     A row is kept when its cell is still in the figure and the code that made it is this code, or was shown to make
@@ -72,7 +72,7 @@ def run_figure(
     finally:
         if rows:
             save_rows(path, ordered())
-    return Done(tuple(ordered()), len(todo), kept, skipped)
+    return FigureRun(tuple(ordered()), len(todo), kept, skipped)
 
 
 def _measured(todo: Sequence[Cell], jobs: int) -> Any:

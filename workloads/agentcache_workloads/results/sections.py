@@ -9,10 +9,10 @@ from statistics import median
 import msgspec
 
 from agentcache.errors import ConfigError, InputError
-from agentcache_workloads.results.page import number, table
+from agentcache_workloads.results.results_page import number, table
 
 
-class Shown(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ShownColumn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A column of the table: of the CSV, or of `by`; the number with so many digits."""
 
     name: str
@@ -36,8 +36,8 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     title: str
     text: str
     command: str
-    by: list[Shown]
-    columns: list[Shown]
+    by: list[ShownColumn]
+    columns: list[ShownColumn]
     order: int = 80
     goals: list[Bound] = []
 

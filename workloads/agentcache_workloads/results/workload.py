@@ -9,15 +9,15 @@ from hashlib import sha256
 
 from agentcache.errors import ConfigError
 from agentcache.sim.fixed import Turn
-from agentcache_workloads.generators import bfcl
+from agentcache_workloads.generators import bfcl_search
 from agentcache_workloads.generators.gamma import generate
-from agentcache_workloads.readers.agentkv import read_trace
-from agentcache_workloads.readers.text_blocks import BLOCK, as_blocks, recycled
+from agentcache_workloads.readers.formats.agentkv import read_trace
+from agentcache_workloads.readers.parts.text_blocks import BLOCK, as_blocks, recycled
 from agentcache_workloads.readers.trace import Meta, Session
-from agentcache_workloads.replay.engines.fixed_schedule import UNRECORDED_SERVICE_S
-from agentcache_workloads.replay.engines.recorded import recorded_turns
+from agentcache_workloads.replay.engines.recorded_times import UNRECORDED_SERVICE_S
+from agentcache_workloads.replay.engines.recorded_turns import recorded_turns
 from agentcache_workloads.replay.jobs.arrivals import arrival_times
-from agentcache_workloads.replay.jobs.jobs import Job, build_job
+from agentcache_workloads.replay.jobs.jobs import PlannedJob, build_job
 from agentcache_workloads.results.cells import trace_path
 from agentcache_workloads.results.config import Half, Workload
 
@@ -28,7 +28,7 @@ def half_of(sid: str) -> Half:
 
 
 @lru_cache(maxsize=4)
-def jobs_of(workload: Workload, seed: int) -> tuple[Meta, tuple[Job, ...]]:
+def jobs_of(workload: Workload, seed: int) -> tuple[Meta, tuple[PlannedJob, ...]]:
     """The jobs of a workload, in the order in which they start.
 
     A recorded arrival keeps its place, and the first calls are taken; jobs without one are shuffled by the seed. Only
@@ -44,7 +44,7 @@ def jobs_of(workload: Workload, seed: int) -> tuple[Meta, tuple[Job, ...]]:
         roots.sort(key=lambda root: root.arrival_s or 0.0)
     else:
         random.Random(seed).shuffle(roots)
-    jobs: list[Job] = []
+    jobs: list[PlannedJob] = []
     calls = 0
     if workload.giant_ctx is not None:
         giants = (
@@ -131,7 +131,7 @@ def _source(workload: Workload, seed: int) -> tuple[Meta, dict[str, Session]]:
     if workload.gamma:
         meta, stream = generate(workload.gamma, seed)
     elif workload.bfcl:
-        meta, stream = bfcl.generate(workload.bfcl, seed)
+        meta, stream = bfcl_search.generate(workload.bfcl, seed)
     else:
         meta, stream = read_trace(trace_path(workload.trace or ""))
     if meta.block_size is None:
@@ -162,12 +162,12 @@ def _usable(session: Session, meta: Meta, pause_s: float | None) -> Session:
     return dataclasses.replace(session, calls=tuple(calls))
 
 
-def _arriving(job: Job, at_s: float) -> Job:
+def _arriving(job: PlannedJob, at_s: float) -> PlannedJob:
     turns = (dataclasses.replace(turn, pause_s=at_s) if not turn.after else turn for turn in job.turns)
     return dataclasses.replace(job, turns=tuple(turns))
 
 
-def _scaled(job: Job, factor: float) -> Job:
+def _scaled(job: PlannedJob, factor: float) -> PlannedJob:
     if factor == 1.0:
         return job
     turns = tuple(dataclasses.replace(turn, pause_s=turn.pause_s * factor) for turn in job.turns)

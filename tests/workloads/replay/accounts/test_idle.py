@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from agentcache.cost import CostProfile
 from agentcache.model import BlocksEvicted, BlocksStored, TurnAborted, TurnArrived, TurnFinished
-from agentcache_workloads.readers.build import make_call, make_meta, make_session
+from agentcache_workloads.readers.parts.build import make_call, make_meta, make_session
 from agentcache_workloads.replay.accounts.idle import IdleMeter
 from agentcache_workloads.replay.engines.queueing import simulate
-from agentcache_workloads.replay.jobs.jobs import Job, build_job
+from agentcache_workloads.replay.jobs.jobs import PlannedJob, build_job
 from agentcache_workloads.replay.jobs.render import Renderer
 from tests.workloads.replay.specs import sim_spec
 
@@ -105,7 +105,7 @@ def test_the_count_is_that_of_a_recount(events: list[tuple[str, object]]) -> Non
         assert meter.token_s == expected
 
 
-def chat(sid: str, first: int, pause_s: float) -> Job:
+def chat(sid: str, first: int, pause_s: float) -> PlannedJob:
     calls = [
         make_call(0, in_tok=128, out_tok=1, items=(first, first + 1), delay_s=0.0, kind="start", stop="tool_use"),
         make_call(1, in_tok=192, out_tok=1, items=(first, first + 1, first + 2), after=0, delay_s=pause_s, kind="tool"),
@@ -117,7 +117,7 @@ def chat(sid: str, first: int, pause_s: float) -> Job:
 def test_the_simulator_says_what_can_be_counted_by_hand(policy: str) -> None:
     """Two prompts of two blocks, in a pool for both, wait 50 s and 30 s; with room for one alone, one is lost."""
 
-    def run(cache_blocks: int, *jobs: Job) -> float:
+    def run(cache_blocks: int, *jobs: PlannedJob) -> float:
         meta = make_meta("made", len(jobs), 2 * len(jobs), 64, {})
         meter = IdleMeter(64)
         result = simulate(

@@ -8,20 +8,20 @@ from typer.testing import CliRunner
 
 from agentcache.cli.main import app
 from agentcache.cost import CostModel, CostProfile
-from agentcache_workloads.replay.commands.validate import Row, judge
-from agentcache_workloads.replay.engines.driven import Difference, Driven, drive
+from agentcache_workloads.replay.commands.validate import LiveBesideSim, judge
+from agentcache_workloads.replay.engines.live_clock import Difference, Driven, drive
 from agentcache_workloads.replay.jobs.plan import load_plan
 from agentcache_workloads.replay.jobs.render import Renderer
-from agentcache_workloads.replay.result import CallRecord, Step
+from agentcache_workloads.replay.result import CallRecord, EngineStep
 from agentcache_workloads.replay.spec import Selection
 from tests.workloads.replay.specs import run_spec
 
 PRICE = CostProfile(c_lin=1e-4, c_att=1e-9)
 
 
-def row(cached: int, latency_s: float, differences: tuple[Difference, ...] = ()) -> Row:
+def row(cached: int, latency_s: float, differences: tuple[Difference, ...] = ()) -> LiveBesideSim:
     driven = Driven(500, 3, 3, differences)
-    return Row("lru", "fcfs", 1, 1000, 500, driven, 10.0, cached, latency_s)
+    return LiveBesideSim("lru", "fcfs", 1, 1000, 500, driven, 10.0, cached, latency_s)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def row(cached: int, latency_s: float, differences: tuple[Difference, ...] = ())
         ([row(500, 10.0, (Difference("t", 1, 2, 0, 0),))], [False, True]),
     ],
 )
-def test_what_is_close_enough(rows: list[Row], fine: list[bool]) -> None:
+def test_what_is_close_enough(rows: list[LiveBesideSim], fine: list[bool]) -> None:
     assert [good for good, _ in judge(rows)] == fine
 
 
@@ -48,9 +48,9 @@ def test_a_recorded_clock_drives_the_simulator(tiny: Path) -> None:
     first, second = job.turns
     outputs = [renderer.sizes(turn).output for turn in job.turns]
     ends = [float(sum(outputs[:1])), float(sum(outputs))]
-    steps = [Step([], float(i), i + 1.0) for i in range(sum(outputs))]
-    steps[0] = Step([first.id], 0.0, 1.0)
-    steps[outputs[0]] = Step([second.id], ends[0], ends[0] + 1.0)
+    steps = [EngineStep([], float(i), i + 1.0) for i in range(sum(outputs))]
+    steps[0] = EngineStep([first.id], 0.0, 1.0)
+    steps[outputs[0]] = EngineStep([second.id], ends[0], ends[0] + 1.0)
     calls = [
         CallRecord(turn.id, turn.kind, 0.0, renderer.sizes(turn).prompt, 1, finished_s=end)
         for turn, end in zip(job.turns, ends, strict=True)

@@ -15,7 +15,7 @@ from agentcache.sim.fixed import Turn, run_fixed
 from agentcache.sim.queueing import Call, Engine
 from agentcache.vllm_plugin.link.leases import ServiceLeases
 from agentcache_workloads.replay.engines.queueing import simulate
-from agentcache_workloads.replay.jobs.plan import Plan, load_plan
+from agentcache_workloads.replay.jobs.plan import ReplayPlan, load_plan
 from agentcache_workloads.replay.jobs.render import Renderer
 from agentcache_workloads.replay.result import RunResult
 from agentcache_workloads.replay.spec import Selection
@@ -31,7 +31,7 @@ ORACLES = [name for name in ORDERS if name not in ONLINE]
 
 
 @cache
-def plan() -> Plan:
+def plan() -> ReplayPlan:
     return load_plan(TRACE, Selection(sessions=4, max_calls=4))
 
 

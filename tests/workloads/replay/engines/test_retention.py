@@ -4,15 +4,15 @@ import pytest
 
 from agentcache.cost import CostModel, CostProfile
 from agentcache.errors import ConfigError
-from agentcache_workloads.generators.bfcl import Bfcl, generate
+from agentcache_workloads.generators.bfcl_search import BfclSearch, generate
 from agentcache_workloads.replay.engines.queueing import make_residency, pauses_of, simulate
-from agentcache_workloads.replay.jobs.jobs import Job, build_job
+from agentcache_workloads.replay.jobs.jobs import PlannedJob, build_job
 from agentcache_workloads.replay.jobs.render import Renderer
 from agentcache_workloads.replay.result import RunResult
 from tests.workloads.replay.specs import sim_spec
 
-META, SESSIONS = generate(Bfcl(jobs=12, scale=0.2), seed=3)
-JOBS: list[Job] = [build_job(session, {session.sid: session}) for session in SESSIONS]
+META, SESSIONS = generate(BfclSearch(jobs=12, scale=0.2), seed=3)
+JOBS: list[PlannedJob] = [build_job(session, {session.sid: session}) for session in SESSIONS]
 
 
 def run(policy: str, admission: str = "program-fcfs+retained", hints: bool = True) -> RunResult:

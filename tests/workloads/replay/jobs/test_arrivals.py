@@ -6,9 +6,9 @@ import pytest
 
 from agentcache.errors import ConfigError
 from agentcache_workloads.replay.jobs.arrivals import arrival_times
-from agentcache_workloads.replay.jobs.jobs import Job
+from agentcache_workloads.replay.jobs.jobs import PlannedJob
 
-JOBS = [Job(f"j{i}", (), arrival_s=10.0 * i) for i in range(4000)]
+JOBS = [PlannedJob(f"j{i}", (), arrival_s=10.0 * i) for i in range(4000)]
 
 
 def gaps(times: list[float] | None) -> list[float]:
@@ -43,4 +43,4 @@ def test_others_are_refused(spec: str) -> None:
 
 def test_a_trace_without_arrivals_is_refused() -> None:
     with pytest.raises(ConfigError, match="when job x arrived"):
-        arrival_times("trace", [Job("x", ())], 1)
+        arrival_times("trace", [PlannedJob("x", ())], 1)

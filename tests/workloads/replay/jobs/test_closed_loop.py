@@ -6,26 +6,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentcache.errors import CheckFailed
-from agentcache_workloads.readers.trace import Call
+from agentcache_workloads.readers.trace import TraceCall
 from agentcache_workloads.replay.jobs.closed_loop import ClosedLoop, TurnEnd, drive
-from agentcache_workloads.replay.jobs.jobs import Job, Turn
+from agentcache_workloads.replay.jobs.jobs import PlannedJob, PlannedTurn
 
-CALL = Call(0, None, 0.0, "tool", 1, 1, "blocks", (), "tool_use", (), (), None, None, {})
+CALL = TraceCall(0, None, 0.0, "tool", 1, 1, "blocks", (), "tool_use", (), (), None, None, {})
 
 
-def job(name: str, *turns: tuple[tuple[int, ...], float]) -> Job:
+def job(name: str, *turns: tuple[tuple[int, ...], float]) -> PlannedJob:
     """A job from (what it waits for, its pause) of each turn."""
-    return Job(
+    return PlannedJob(
         name,
         tuple(
-            Turn(f"{name}/{i}", i, name, CALL, after, pause, "first", None, None)
+            PlannedTurn(f"{name}/{i}", i, name, CALL, after, pause, "first", None, None)
             for i, (after, pause) in enumerate(turns)
         ),
     )
 
 
 @st.composite
-def jobs(draw: st.DrawFn) -> list[Job]:
+def jobs(draw: st.DrawFn) -> list[PlannedJob]:
     made = []
     for n in range(draw(st.integers(1, 5))):
         turns: list[tuple[tuple[int, ...], float]] = [((), 0.0)]
@@ -37,7 +37,7 @@ def jobs(draw: st.DrawFn) -> list[Job]:
 
 
 @given(jobs(), st.integers(1, 4), st.sampled_from([0.0, 0.5, 2.0]), st.randoms(use_true_random=False))
-def test_every_turn_is_sent_once_when_it_may(work: list[Job], slots: int, scale: float, random: object) -> None:
+def test_every_turn_is_sent_once_when_it_may(work: list[PlannedJob], slots: int, scale: float, random: object) -> None:
     loop = ClosedLoop(work, slots, scale, 0.0)
     now, sent, finished = 0.0, [], {}
     order = []
@@ -115,11 +115,11 @@ class _Host:
     def __init__(self, loop: ClosedLoop, draw: Random) -> None:
         self.now = 0.0
         self.loop, self.draw = loop, draw
-        self.open: list[tuple[int, Turn]] = []
+        self.open: list[tuple[int, PlannedTurn]] = []
         self.sent: list[str] = []
         self.left: list[int] = []
 
-    def send(self, due_s: float, number: int, turn: Turn, last: bool) -> None:
+    def send(self, due_s: float, number: int, turn: PlannedTurn, last: bool) -> None:
         assert due_s <= self.now
         assert last == self.loop.is_last(number, turn)
         self.open.append((number, turn))
@@ -143,7 +143,9 @@ class _Host:
 
 
 @given(jobs(), st.integers(1, 4), st.randoms(use_true_random=False))
-def test_the_driver_brings_every_job_to_its_end_or_gives_it_up(work: list[Job], slots: int, draw: Random) -> None:
+def test_the_driver_brings_every_job_to_its_end_or_gives_it_up(
+    work: list[PlannedJob], slots: int, draw: Random
+) -> None:
     loop = ClosedLoop(work, slots, 1.0, 0.0)
     host = _Host(loop, draw)
     drive(loop, host)

@@ -4,7 +4,7 @@ import pytest
 
 from agentcache.errors import InputError
 from agentcache_workloads.readers.trace import Parent, Session
-from agentcache_workloads.replay.jobs.jobs import Job, build_job
+from agentcache_workloads.replay.jobs.jobs import PlannedJob, build_job
 
 Make = Callable[..., Session]
 
@@ -18,7 +18,7 @@ def family(make_session: Make) -> dict[str, Session]:
     return {session.sid: session for session in (root, a, b)}
 
 
-def ids(job: Job) -> list[str]:
+def ids(job: PlannedJob) -> list[str]:
     return [turn.id for turn in job.turns]
 
 

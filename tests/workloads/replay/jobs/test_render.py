@@ -6,7 +6,7 @@ import pytest
 from agentcache.errors import InputError
 from agentcache_workloads.readers.trace import Meta, Session
 from agentcache_workloads.replay.jobs.jobs import build_job
-from agentcache_workloads.replay.jobs.plan import Plan, load_plan
+from agentcache_workloads.replay.jobs.plan import ReplayPlan, load_plan
 from agentcache_workloads.replay.jobs.render import Renderer, Sizes
 from agentcache_workloads.replay.spec import Selection
 
@@ -14,7 +14,7 @@ VOCABULARY = 512
 
 
 @pytest.fixture
-def plan(tiny: Path) -> Plan:
+def plan(tiny: Path) -> ReplayPlan:
     return load_plan(tiny, Selection())
 
 
@@ -36,7 +36,7 @@ def test_a_hashed_tail_is_cut_out_of_its_own_block(
     assert Renderer(make_meta(tail_hashed=True), 8, VOCABULARY, 1).sizes(turn) == Sizes(16, 2, 8)
 
 
-def test_equal_ids_give_equal_tokens_and_lengths_are_as_promised(plan: Plan) -> None:
+def test_equal_ids_give_equal_tokens_and_lengths_are_as_promised(plan: ReplayPlan) -> None:
     renderer = Renderer(plan.meta, 3, VOCABULARY, seed=5)
     by_id: dict[int, tuple[int, ...]] = {}
     for job in plan.jobs:
@@ -50,7 +50,7 @@ def test_equal_ids_give_equal_tokens_and_lengths_are_as_promised(plan: Plan) -> 
                 assert by_id.setdefault(item, tokens) == tokens
 
 
-def test_what_a_turn_says_is_what_the_next_prompt_contains(plan: Plan) -> None:
+def test_what_a_turn_says_is_what_the_next_prompt_contains(plan: ReplayPlan) -> None:
     """Where a turn extends the one before, prompt and output are its first tokens, as far as it goes."""
     renderer = Renderer(plan.meta, 4, VOCABULARY, seed=1)
     extended = 0
@@ -69,7 +69,7 @@ def test_what_a_turn_says_is_what_the_next_prompt_contains(plan: Plan) -> None:
     assert extended > plan.calls / 2
 
 
-def test_seeds(plan: Plan) -> None:
+def test_seeds(plan: ReplayPlan) -> None:
     job = plan.jobs[0]
     first = [Renderer(plan.meta, 2, 50_000, seed).render(job, job.turns[0]) for seed in (1, 1, 2)]
     assert first[0] == first[1]
@@ -91,7 +91,7 @@ def test_ids_of_a_session_scope_mean_nothing_in_another(
     assert prompts["session", "s"] != prompts["session", "t"]
 
 
-def test_forgetting_a_job_changes_nothing(plan: Plan) -> None:
+def test_forgetting_a_job_changes_nothing(plan: ReplayPlan) -> None:
     renderer, job = Renderer(plan.meta, 2, VOCABULARY, 1), plan.jobs[0]
     before = renderer.render(job, job.turns[-1])
     renderer.forget(job)

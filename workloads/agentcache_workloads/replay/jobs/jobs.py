@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agentcache.errors import InputError
-from agentcache_workloads.readers.trace import Call, Session
+from agentcache_workloads.readers.trace import Session, TraceCall
 
 Kind = Literal["first", "after_tool", "after_user"]
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class PlannedTurn:
     """One call of a job, at position `index` of the job's order.
 
     It may be sent `pause_s` trace seconds (capped, not scaled) after all turns at the positions `after` are complete.
@@ -23,7 +23,7 @@ class Turn:
     id: str
     index: int
     context: str
-    call: Call
+    call: TraceCall
     after: tuple[int, ...]
     pause_s: float
     kind: Kind
@@ -32,14 +32,14 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class PlannedJob:
     """A root session and its sub-agents' sessions. `turns` are ordered so that each stands behind what it needs.
 
     `arrival_s`: when the source says that it arrived, in trace seconds.
     """
 
     id: str
-    turns: tuple[Turn, ...]
+    turns: tuple[PlannedTurn, ...]
     arrival_s: float | None = None
 
 
@@ -50,7 +50,7 @@ def build_job(
     max_calls: int | None = None,
     max_ctx: int | None = None,
     max_pause_s: float = 600.0,
-) -> Job:
+) -> PlannedJob:
     """Put a root session and its sub-agents into one order, cut it, and resolve its pauses.
 
     The order is the root's turns, with each sub-agent's turns directly behind the call that starts it. The job is cut
@@ -75,7 +75,7 @@ def build_job(
     for index, (session, call) in enumerate(order):
         after, pause_s = _start(session, call, sessions, positions)
         turns.append(
-            Turn(
+            PlannedTurn(
                 id=f"{session.sid}/{call.turn}",
                 index=index,
                 context=session.sid,
@@ -87,17 +87,17 @@ def build_job(
                 followed_by=followed_by.get(index),
             )
         )
-    return Job(root.sid, tuple(turns), root.arrival_s)
+    return PlannedJob(root.sid, tuple(turns), root.arrival_s)
 
 
-def shuffled(jobs: Sequence[Job], seed: int) -> list[Job]:
+def shuffled(jobs: Sequence[PlannedJob], seed: int) -> list[PlannedJob]:
     """The jobs in a seed's order, as every engine takes them."""
     order = list(jobs)
     random.Random(seed).shuffle(order)
     return order
 
 
-def _order(session: Session, sessions: Mapping[str, Session], above: frozenset[str]) -> list[tuple[Session, Call]]:
+def _order(session: Session, sessions: Mapping[str, Session], above: frozenset[str]) -> list[tuple[Session, TraceCall]]:
     """The turns of a session in order, each with those of the sub-agents that it starts behind it."""
     order = []
     for call in session.calls:
@@ -121,7 +121,7 @@ def _order(session: Session, sessions: Mapping[str, Session], above: frozenset[s
 
 
 def _start(
-    session: Session, call: Call, sessions: Mapping[str, Session], positions: Mapping[tuple[str, int], int]
+    session: Session, call: TraceCall, sessions: Mapping[str, Session], positions: Mapping[tuple[str, int], int]
 ) -> tuple[tuple[int, ...], float]:
     """What a turn waits for, as positions, and its pause in trace seconds after the last of them."""
     if call.after is None:
@@ -142,7 +142,7 @@ def _start(
     return (before, *ends), max(0.0, call.delay_s - last_end_s)
 
 
-def _kind(session: Session, call: Call) -> Kind:
+def _kind(session: Session, call: TraceCall) -> Kind:
     """What the turn follows. Where the source is not sure, the end of the turn before decides."""
     if call.after is None:
         return "first"

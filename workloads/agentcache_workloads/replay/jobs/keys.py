@@ -1,11 +1,11 @@
 """Block keys of a job's turns without rendering them: what the engine would hash, named by the trace's block ids."""
 
 from agentcache.model import Key
-from agentcache_workloads.replay.jobs.jobs import Job, Turn
+from agentcache_workloads.replay.jobs.jobs import PlannedJob, PlannedTurn
 from agentcache_workloads.replay.jobs.render import Renderer
 
 
-def block_keys(job: Job, renderer: Renderer, tokens_per_block: int, block_size: int) -> list[tuple[Key, ...]]:
+def block_keys(job: PlannedJob, renderer: Renderer, tokens_per_block: int, block_size: int) -> list[tuple[Key, ...]]:
     """For each turn, the keys of its full engine blocks of `block_size` tokens, prompt and forced output.
 
     Equal keys stand for equal tokens from the first on, as in the engine: inside a prompt's trace blocks a key is the
@@ -26,7 +26,7 @@ def block_keys(job: Job, renderer: Renderer, tokens_per_block: int, block_size: 
     return keys
 
 
-def _body(turn: Turn, scope: str, count: int, k: int, size: int) -> tuple[Key, ...]:
+def _body(turn: PlannedTurn, scope: str, count: int, k: int, size: int) -> tuple[Key, ...]:
     items = turn.call.items or ()
     if size % k == 0 and not scope:  # a coarse block is named by the last trace block in it
         return tuple(items[size // k - 1 :: size // k][:count])

@@ -3,14 +3,14 @@
 from collections.abc import Iterable, Sequence
 
 from agentcache.model import Key
-from agentcache_workloads.replay.jobs.jobs import Job
+from agentcache_workloads.replay.jobs.jobs import PlannedJob
 from agentcache_workloads.replay.jobs.keys import block_keys
 from agentcache_workloads.replay.jobs.render import Renderer
 from agentcache_workloads.replay.result import CallRecord
 
 
 def known_tokens(
-    jobs: Sequence[Job], renderer: Renderer, tokens_per_block: int, block_size: int, calls: Iterable[CallRecord]
+    jobs: Sequence[PlannedJob], renderer: Renderer, tokens_per_block: int, block_size: int, calls: Iterable[CallRecord]
 ) -> dict[str, int]:
     """By turn, the leading tokens of its prompt, in whole blocks, that calls which had ended by its start had shown.
 

@@ -5,26 +5,26 @@ from pathlib import Path
 
 from agentcache.errors import ConfigError, InputError
 from agentcache_workloads.readers.cut import sha_order
-from agentcache_workloads.readers.formats import open_trace, with_blocks
+from agentcache_workloads.readers.open import open_trace, with_blocks
 from agentcache_workloads.readers.pauses import with_pauses
 from agentcache_workloads.readers.trace import Meta, Session
-from agentcache_workloads.replay.jobs.jobs import Job, build_job
+from agentcache_workloads.replay.jobs.jobs import PlannedJob, build_job
 from agentcache_workloads.replay.spec import Selection
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ReplayPlan:
     """The jobs of a replay, in SHA-256 order of their ids."""
 
     meta: Meta
-    jobs: tuple[Job, ...]
+    jobs: tuple[PlannedJob, ...]
 
     @property
     def calls(self) -> int:
         return sum(len(job.turns) for job in self.jobs)
 
 
-def load_plan(path: str | Path, selection: Selection) -> Plan:
+def load_plan(path: str | Path, selection: Selection) -> ReplayPlan:
     """Read a trace of any format, select its jobs and resolve their order.
 
     A trace without block ids gets some, as `with_blocks` says. Raises `InputError` for a bad trace, `ConfigError` when
@@ -58,7 +58,7 @@ def load_plan(path: str | Path, selection: Selection) -> Plan:
                 "trace does not hold; nothing was replayed",
             )
 
-    jobs: list[Job] = []
+    jobs: list[PlannedJob] = []
     for root in sorted(roots, key=lambda session: sha_order(session.sid)):
         if len(jobs) == selection.sessions:
             break
@@ -77,4 +77,4 @@ def load_plan(path: str | Path, selection: Selection) -> Plan:
             "for; nothing was replayed",
             hint="lower --sessions or raise --max-ctx",
         )
-    return Plan(meta, tuple(jobs))
+    return ReplayPlan(meta, tuple(jobs))

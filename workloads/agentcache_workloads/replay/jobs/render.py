@@ -6,7 +6,7 @@ from hashlib import shake_128
 
 from agentcache.errors import InputError
 from agentcache_workloads.readers.trace import Meta
-from agentcache_workloads.replay.jobs.jobs import Job, Turn
+from agentcache_workloads.replay.jobs.jobs import PlannedJob, PlannedTurn
 
 FIRST_TOKEN = 3  # the ids below are special in most vocabularies
 
@@ -47,7 +47,7 @@ class Renderer:
         self._ends: dict[str, list[list[int]]] = {}
         self._block = lru_cache(maxsize=1 << 16)(self._render_block)
 
-    def sizes(self, turn: Turn) -> Sizes:
+    def sizes(self, turn: PlannedTurn) -> Sizes:
         """The lengths of a turn; raises `InputError` where its block ids and token count disagree."""
         call, size = turn.call, self._block_size
         ids = len(turn.call.items or ())
@@ -61,7 +61,7 @@ class Renderer:
         tail = self._scaled(call.in_tok - whole * size)
         return Sizes(whole * self._k, min(tail, self._k), self._scaled(call.out_tok))
 
-    def render(self, job: Job, turn: Turn) -> tuple[list[int], list[int]]:
+    def render(self, job: PlannedJob, turn: PlannedTurn) -> tuple[list[int], list[int]]:
         """The prompt of a turn, and the output to force."""
         if job.id not in self._ends:
             self._ends[job.id] = self._render_ends(job)
@@ -69,11 +69,11 @@ class Renderer:
         end = self._ends[job.id][turn.index]
         return self._blocks(turn, 0, sizes.body) + end[: sizes.tail], end[sizes.tail :]
 
-    def forget(self, job: Job) -> None:
+    def forget(self, job: PlannedJob) -> None:
         """Drop what is kept for a job that has ended."""
         self._ends.pop(job.id, None)
 
-    def _render_ends(self, job: Job) -> list[list[int]]:
+    def _render_ends(self, job: PlannedJob) -> list[list[int]]:
         """For each turn, the tokens behind its body: the rest of its prompt and its output."""
         ends: list[list[int]] = [[]] * len(job.turns)
         for turn in reversed(job.turns):  # what extends a turn stands behind it
@@ -89,7 +89,7 @@ class Renderer:
             ends[turn.index] = known + self._hashed(f"end/{turn.id}", missing)
         return ends
 
-    def extension(self, job: Job, turn: Turn) -> Turn | None:
+    def extension(self, job: PlannedJob, turn: PlannedTurn) -> PlannedTurn | None:
         """The branch's next turn, if its prompt begins with this one's blocks and is longer than this prompt."""
         if turn.followed_by is None:
             return None
@@ -100,13 +100,13 @@ class Renderer:
         theirs = self.sizes(upcoming)
         return upcoming if same and theirs.body >= mine.body and theirs.prompt > mine.prompt else None
 
-    def _blocks(self, turn: Turn, start: int, end: int) -> list[int]:
+    def _blocks(self, turn: PlannedTurn, start: int, end: int) -> list[int]:
         """Tokens [start, end) of a turn's body; `start` is at a block's first token."""
         scope = self.scope(turn)
         items = (turn.call.items or ())[start // self._k : -(-end // self._k)]
         return [token for item in items for token in self._block(f"{scope}{item}")][: end - start]
 
-    def scope(self, turn: Turn) -> str:
+    def scope(self, turn: PlannedTurn) -> str:
         """What the ids of a turn's blocks are unique within: empty for the whole trace."""
         return f"{turn.context}/" if self._meta.hash_scope == "session" else ""
 

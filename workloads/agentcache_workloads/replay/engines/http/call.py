@@ -18,7 +18,7 @@ LATER = (429, 502, 503, 504)
 """Answers of a server that may do better in a moment."""
 
 
-class Choice(msgspec.Struct):
+class StreamChoice(msgspec.Struct):
     text: str | None = None
     token_ids: list[int] | None = None
     finish_reason: str | None = None
@@ -37,7 +37,7 @@ class Usage(msgspec.Struct):
 class Chunk(msgspec.Struct):
     """One event of a completion's stream; what else servers put there is not read."""
 
-    choices: list[Choice] = []
+    choices: list[StreamChoice] = []
     usage: Usage | None = None
     error: Any = None
 

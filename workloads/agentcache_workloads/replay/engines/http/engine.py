@@ -23,7 +23,7 @@ from agentcache_workloads.replay.engines.http.server import Scrape, Server, ask,
 from agentcache_workloads.replay.hints import hints_of
 from agentcache_workloads.replay.jobs.arrivals import arrival_times
 from agentcache_workloads.replay.jobs.closed_loop import ClosedLoop, TurnEnd, rounds, settle
-from agentcache_workloads.replay.jobs.jobs import Job, Turn, shuffled
+from agentcache_workloads.replay.jobs.jobs import PlannedJob, PlannedTurn, shuffled
 from agentcache_workloads.replay.jobs.plan import load_plan
 from agentcache_workloads.replay.jobs.render import FIRST_TOKEN, Renderer
 from agentcache_workloads.replay.result import CallRecord, Client, RunResult
@@ -129,13 +129,13 @@ def run(spec: RunSpec, advance: Callable[[int], None], before: RunResult | None 
     return joined(before, result, over, jobs) if before else result
 
 
-def closed_jobs(jobs: Sequence[Job], result: RunResult) -> set[str]:
+def closed_jobs(jobs: Sequence[PlannedJob], result: RunResult) -> set[str]:
     """The jobs of a run that ended, or of which a call failed."""
     failed = {call.turn for call in result.calls if call.error is not None}
     return {job.job for job in result.jobs} | {job.id for job in jobs if any(turn.id in failed for turn in job.turns)}
 
 
-def joined(before: RunResult, after: RunResult, over: Set[str], jobs: Sequence[Job]) -> RunResult:
+def joined(before: RunResult, after: RunResult, over: Set[str], jobs: Sequence[PlannedJob]) -> RunResult:
     """Two parts of one run. The second's clock goes on where the first's stood; what it did anew counts once."""
     assert before.client is not None
     assert after.client is not None
@@ -187,7 +187,7 @@ class Drive:
         self,
         spec: RunSpec,
         remote: Remote,
-        jobs: Sequence[Job],
+        jobs: Sequence[PlannedJob],
         renderer: Renderer,
         arrivals: Sequence[float] | None,
         advance: Callable[[int], None],
@@ -267,12 +267,12 @@ class Drive:
             if self.interrupted or self.hopeless:
                 break
 
-    def send(self, due_s: float, number: int, turn: Turn, last: bool) -> None:
+    def send(self, due_s: float, number: int, turn: PlannedTurn, last: bool) -> None:
         task = asyncio.create_task(self._call(due_s, number, turn, last))
         task.add_done_callback(self._over)
         self.open[turn.id] = number, task
 
-    async def _call(self, due_s: float, number: int, turn: Turn, last: bool) -> None:
+    async def _call(self, due_s: float, number: int, turn: PlannedTurn, last: bool) -> None:
         wanted = self._wanted(self.jobs[number], turn, last)
         prompt = wanted.body["prompt"]
         record = CallRecord(turn.id, turn.kind, due_s, len(prompt), wanted.tokens)
@@ -289,7 +289,7 @@ class Drive:
             self.broken = error
             self.changed.set()
 
-    def _finish(self, number: int, turn: Turn, record: CallRecord) -> None:
+    def _finish(self, number: int, turn: PlannedTurn, record: CallRecord) -> None:
         del self.open[turn.id]
         self.ended += 1
         if failed := record.error is not None:
@@ -308,7 +308,7 @@ class Drive:
             task.cancel()
         return tasks
 
-    def _wanted(self, job: Job, turn: Turn, last: bool) -> Wanted:
+    def _wanted(self, job: PlannedJob, turn: PlannedTurn, last: bool) -> Wanted:
         prompt, output = self.renderer.render(job, turn)
         forced = self.remote.output == "forced"
         claims = self._claims(job, turn, last)
@@ -335,7 +335,7 @@ class Drive:
         headers = {"content-type": "application/json", **claims.headers}
         return Wanted(body, headers, len(output), output if forced else None)
 
-    def _claims(self, job: Job, turn: Turn, last: bool) -> Claims:
+    def _claims(self, job: PlannedJob, turn: PlannedTurn, last: bool) -> Claims:
         if not self.spec.hints:
             return Claims()
         return say(self.remote.dialect, hints_of(job, turn, last), turn.context)

@@ -21,10 +21,10 @@ from agentcache_workloads.replay.accounts.watch import Watcher
 from agentcache_workloads.replay.hints import hints_of
 from agentcache_workloads.replay.jobs.arrivals import arrival_times
 from agentcache_workloads.replay.jobs.closed_loop import ClosedLoop, TurnEnd, drive
-from agentcache_workloads.replay.jobs.jobs import Turn, shuffled
-from agentcache_workloads.replay.jobs.plan import Plan, load_plan
+from agentcache_workloads.replay.jobs.jobs import PlannedTurn, shuffled
+from agentcache_workloads.replay.jobs.plan import ReplayPlan, load_plan
 from agentcache_workloads.replay.jobs.render import FIRST_TOKEN, Renderer
-from agentcache_workloads.replay.result import CallRecord, Ended, Failed, Message, Progressed, RunResult, Step
+from agentcache_workloads.replay.result import CallRecord, Ended, EngineStep, Failed, Message, Progressed, RunResult
 from agentcache_workloads.replay.spec import KEY, RunSpec
 
 MAX_SEQS = 64  # turns that vLLM runs at once
@@ -33,21 +33,21 @@ MAX_SEQS = 64  # turns that vLLM runs at once
 class Run:
     """The state of one run: the loop, the engine, and what has been seen of each call. Times are since its start."""
 
-    def __init__(self, spec: RunSpec, plan: Plan, engine: Any, tell: Callable[[Message], None]) -> None:
+    def __init__(self, spec: RunSpec, plan: ReplayPlan, engine: Any, tell: Callable[[Message], None]) -> None:
         self.spec = spec
         self.engine = engine
         self.tell = tell
         self.renderer = Renderer(plan.meta, spec.tokens_per_block, spec.vocab_size, spec.seed)
         self.jobs = jobs = shuffled(plan.jobs, spec.seed)
         self.calls: dict[str, CallRecord] = {}
-        self.running: dict[str, tuple[int, Turn, list[int]]] = {}
+        self.running: dict[str, tuple[int, PlannedTurn, list[int]]] = {}
         self.ended = 0
         self.evictions = 0
         self.resident: Counter[Key] = Counter()
         self.idle = IdleMeter(spec.block_size, trace_id)
         self.residency: Residency | None = None  # of a stock engine nobody knows
         self.watcher = Watcher() if spec.watch else None
-        self.steps: list[Step] = []
+        self.steps: list[EngineStep] = []
         self.sent: list[str] = []  # since the last step
         self.start = time.perf_counter()
         arrivals = arrival_times(spec.arrival, jobs, spec.seed, spec.time_scale)
@@ -68,7 +68,7 @@ class Run:
             if self.watcher and self.residency:
                 self.watcher.look(end_s, self.residency, lambda keys: (self.resident[key] > 0 for key in keys))
             if self.spec.log:
-                self.steps.append(Step(self.sent, start_s, end_s))
+                self.steps.append(EngineStep(self.sent, start_s, end_s))
             self.sent = []
             for output in outputs:
                 if end := self.take(output, end_s):
@@ -79,7 +79,7 @@ class Run:
     def leave(self, number: int) -> None:
         self.renderer.forget(self.jobs[number])
 
-    def send(self, due_s: float, number: int, turn: Turn, last: bool) -> None:
+    def send(self, due_s: float, number: int, turn: PlannedTurn, last: bool) -> None:
         from vllm import SamplingParams
 
         job = self.jobs[number]

@@ -1,0 +1,1 @@
+"""One format a file: its records become the typed sessions of `trace`."""

@@ -1,0 +1,1 @@
+"""Traces as files: `agentkv-trace/1`, and what other replayers read."""
