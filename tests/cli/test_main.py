@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from importlib.metadata import metadata
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 import agentcache
 from agentcache.cli.main import EXTRAS
+from tests.command import AGENTCACHE
 
 COMMANDS = '''
 import os, signal, sys
@@ -65,9 +65,8 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def agentcache_command(packages: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    code = "from agentcache.cli.main import main; main()"
     env = os.environ | {"PYTHONPATH": str(packages), "TERM": "dumb", "COLUMNS": "200"}
-    return subprocess.run([sys.executable, "-c", code, *args], env=env, capture_output=True, text=True, check=False)
+    return subprocess.run([*AGENTCACHE, *args], env=env, capture_output=True, text=True, check=False)
 
 
 def test_help_lists_every_command_with_its_summary_and_imports_none(packages: Path) -> None:

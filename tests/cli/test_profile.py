@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,7 @@ from typer.testing import CliRunner
 from agentcache.cli.main import app
 from agentcache.cost import CostProfile
 from agentcache.errors import ConfigError
-
-MAIN = "from agentcache.cli.main import main; main()"
+from tests.command import AGENTCACHE
 
 
 @pytest.mark.vllm
@@ -23,7 +21,7 @@ def test_it_measures_fits_and_says_how_well(tmp_path: Path) -> None:
     out = tmp_path / "tiny.json"
     command = ["profile", "--model", "tiny-llama", "--out", str(out), "--points", "30", "--repeats", "1"]
     done = subprocess.run(
-        [sys.executable, "-c", MAIN, *command, "--max-len", "512", "--max-batched-tokens", "256"],
+        [*AGENTCACHE, *command, "--max-len", "512", "--max-batched-tokens", "256"],
         capture_output=True,
         text=True,
         timeout=300,

@@ -25,6 +25,7 @@ pytest.importorskip("vllm", reason="the server is vLLM's")
 from prometheus_client.parser import text_string_to_metric_families
 
 from agentcache.vllm_plugin.accounts.metrics import METRICS
+from tests.command import AGENTCACHE
 
 START_S = 300
 
@@ -113,13 +114,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """A server on tiny-llama; its whole process group is gone afterwards."""
     port = free_port()
     log = tmp_path_factory.mktemp("server") / "log"
-    code = "from agentcache.cli.main import main; main()"
     flags = ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "1024", "--dtype", "float32"]
     flags += ["--enforce-eager", "--max-num-seqs", "4", "--block-size", "32"]
     flags += ["--num-gpu-blocks-override", "40"]  # four of the prompts below fit
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-c", code, "serve", "tiny-llama", "--policy", "asymcache", *flags],
+            [*AGENTCACHE, "serve", "tiny-llama", "--policy", "asymcache", *flags],
             env=os.environ | {"VLLM_CPU_CI_ENV": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
             stdout=out,
             stderr=out,

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from agentcache.cli.main import app
+from tests.command import MAIN
 
 FIELDS = {
     "schema",
@@ -23,14 +24,13 @@ FIELDS = {
     "holes",
     "negative_control_failed",
 }
-RUN = "from agentcache.cli.main import main; main()"
 # Segments not split: one row with holes in it is computed as if it had none.
 UNSPLIT = "from agentcache.vllm_plugin.rows import cpu_segments as rows; rows.split_segments = lambda common: common; "
 
 
 def verify(out: Path, *args: str, before: str = "") -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
     done = subprocess.run(
-        [sys.executable, "-c", before + RUN, "verify", "--patterns", "6", "--json", str(out), *args],
+        [sys.executable, "-c", before + MAIN, "verify", "--patterns", "6", "--json", str(out), *args],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

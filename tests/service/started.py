@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ import pytest
 
 from agentcache.files import free_port
 from agentcache.service import local
+from tests.command import AGENTCACHE
 
 START_S = 300
 ENV = {
@@ -99,8 +99,7 @@ def started(folder: Path, *args: str, env: dict[str, str] | None = None) -> Iter
     ]
     (folder / "tenants.json").write_text(json.dumps({"tenants": entries}))
     port, log = free_port(), folder / "log"
-    code = "from agentcache.cli.main import main; main()"
-    command = [sys.executable, "-c", code, "up", "--model", "tiny-llama", "--port", str(port)]
+    command = [*AGENTCACHE, "up", "--model", "tiny-llama", "--port", str(port)]
     command += ["--tenants", str(folder / "tenants.json"), *FLAGS, *args]
     with log.open("wb") as out:
         process = subprocess.Popen(

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ from agentcache.api.messages import Snapshot
 from agentcache.errors import AgentCacheError, InputError
 from agentcache.service.front.ingress import LOST
 from agentcache.service.routing.costs import affinity
+from tests.command import AGENTCACHE
 from tests.service.started import START_S, App, bearer, lives, processes, started
 
 pytestmark = [pytest.mark.vllm, pytest.mark.ray]
@@ -167,8 +167,7 @@ def test_a_replay_does_not_notice_that_the_service_is_killed(app: App, tmp_path:
     out = tmp_path / "result.json"
     flags = ["--engine", "http", "--url", app.url, "--output", "ignore-eos", "--json", str(out)]
     flags += ["--sessions", "8", "--max-calls", "6", "--max-ctx", "64000", "--slots", "4", "--tokens-per-block", "1"]
-    code = "from agentcache.cli.main import main; main()"
-    command = [sys.executable, "-c", code, "replay", TRACE, *flags, "--time-scale", "0.05"]
+    command = [*AGENTCACHE, "replay", TRACE, *flags, "--time-scale", "0.05"]
 
     def snapshot() -> Snapshot | None:
         try:

@@ -3,19 +3,18 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-RUN = "from agentcache.cli.main import main; main()"
+from tests.command import AGENTCACHE
 
 
 @pytest.mark.vllm
 def test_reuse_is_exact_through_our_kernels(tmp_path: Path) -> None:
     pytest.importorskip("vllm", reason="the engine is vLLM's")
     out = tmp_path / "out.json"
-    command = [sys.executable, "-c", RUN, "verify", "--attention", "triton", "--patterns", "20", "--json", str(out)]
+    command = [*AGENTCACHE, "verify", "--attention", "triton", "--patterns", "20", "--json", str(out)]
     env = os.environ | {"AGENTCACHE_KERNELS_CHECK": "1"}  # vLLM's positions and block tables are compared in each call
     done = subprocess.run(command, capture_output=True, text=True, timeout=580, check=False, env=env)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,8 @@ import pytest
 
 from agentcache.errors import ConfigError
 from agentcache_workloads.replay.accounts.saved import keep, load_saved, stopped_path
+from tests.command import AGENTCACHE
 from tests.workloads.replay.stub_server import StubServer, running
-
-AGENTCACHE = [sys.executable, "-c", "from agentcache.cli.main import main; main()"]
 
 
 def command(tiny: Path, url: str, out: Path, *more: object) -> list[str]:

@@ -5,7 +5,6 @@ import io
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,8 @@ import pytest
 
 from agentcache.errors import EngineError, InputError
 from agentcache_workloads.replay.commands.peer_servers import Peer, Peers, load_peers, reason, started
+from tests.command import AGENTCACHE
 
-AGENTCACHE = [sys.executable, "-c", "from agentcache.cli.main import main; main()"]
 STUB = str(Path(__file__).parents[1] / "stub_server.py")
 CONFIGS = Path(__file__).parents[4] / "workloads" / "configs" / "peers"
 

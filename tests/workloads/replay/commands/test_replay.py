@@ -4,14 +4,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-AGENTCACHE = [sys.executable, "-c", "from agentcache.cli.main import main; main()"]
+from tests.command import AGENTCACHE
 
 
 def replay(*arguments: object) -> subprocess.CompletedProcess[str]:

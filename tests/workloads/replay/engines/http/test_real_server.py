@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ import pytest
 
 from agentcache_workloads.replay.commands.peer_servers import Peer, Peers, started
 from agentcache_workloads.replay.engines.http.server import parse_metrics
+from tests.command import AGENTCACHE
 
-AGENTCACHE = [sys.executable, "-c", "from agentcache.cli.main import main; main()"]
 FLAGS = [
     *("--port", "{port}", "--dtype", "float32", "--block-size", "32", "--num-gpu-blocks-override", "201"),
     *("--max-model-len", "6000", "--max-num-batched-tokens", "512", "--enforce-eager", "--skip-tokenizer-init"),
