@@ -36,7 +36,7 @@ from agentcache_workloads.replay.accounts.metrics import tpot_s, ttft_s
 from agentcache_workloads.replay.accounts.provenance import commit, describe_host
 from agentcache_workloads.replay.commands.peer_servers import Peer, Peers, started
 from agentcache_workloads.replay.commands.prepare import prepare
-from agentcache_workloads.replay.engines.http.engine import Drive
+from agentcache_workloads.replay.engines.http.driver import Drive
 from agentcache_workloads.replay.engines.http.server import Scrape, parse_metrics
 from agentcache_workloads.replay.jobs.arrivals import arrival_times
 from agentcache_workloads.replay.jobs.jobs import shuffled

@@ -28,7 +28,7 @@ import numpy as np
 from agentcache_workloads.readers.trace import Meta, Session, TraceCall
 from agentcache_workloads.replay.accounts.metrics import client_object
 from agentcache_workloads.replay.accounts.provenance import commit, describe_host
-from agentcache_workloads.replay.engines.http.engine import Drive
+from agentcache_workloads.replay.engines.http.driver import Drive
 from agentcache_workloads.replay.jobs.jobs import PlannedJob, build_job
 from agentcache_workloads.replay.jobs.render import Renderer
 from agentcache_workloads.replay.result import RunResult

@@ -69,7 +69,7 @@ def test_damage_is_named_or_skipped(
 
 
 def test_a_line_without_end_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agentcache_workloads.readers.lines.LONGEST_LINE_BYTES", 1 << 20)
+    monkeypatch.setattr("agentcache_workloads.readers.parts.lines.LONGEST_LINE_BYTES", 1 << 20)
     path = tmp_path / "endless"
     path.write_bytes(b"[" * (3 << 20))
     with pytest.raises(InputError, match="a line of more than"):

@@ -1,7 +1,7 @@
 """Cuts a trace: fewer sessions, fewer calls, small ids; the structure that is left is the source's own."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -43,16 +43,7 @@ def cut_sessions(
         parents[session.sid] = session.parent
         if session.parent is None:
             roots[session.sid] = len(session.calls)
-    if missing := [sid for sid in always if sid not in roots]:
-        raise InputError(f"trace {path} has no root session {', '.join(missing)}; nothing was cut")
-    rest = sorted((sid for sid, n in roots.items() if n >= min_calls and sid not in always), key=sha_order)
-    chosen = {*always, *rest[: max(sessions - len(always), 0)]}
-    if len(chosen) < sessions:
-        raise InputError(
-            f"trace {path} has {len(chosen)} sessions of at least {min_calls} calls, expected {sessions}; "
-            "nothing was cut",
-            hint="ask for fewer sessions or shorter ones",
-        )
+    chosen = _chosen(path, roots, sessions, min_calls, always)
 
     def kept(sid: str) -> bool:
         parent = parents.get(sid)
@@ -75,6 +66,21 @@ def cut_sessions(
     record = {**meta.record, "cut": note} if note else meta.record
     n_calls = sum(len(session.calls) for session in result)
     return dataclasses.replace(meta, n_sessions=len(result), n_calls=n_calls, record=record), result
+
+
+def _chosen(path: str, roots: Mapping[str, int], sessions: int, min_calls: int, always: Sequence[str]) -> Set[str]:
+    """The ids of the root sessions that are taken; `roots`: how many calls each has."""
+    if missing := [sid for sid in always if sid not in roots]:
+        raise InputError(f"trace {path} has no root session {', '.join(missing)}; nothing was cut")
+    rest = sorted((sid for sid, n in roots.items() if n >= min_calls and sid not in always), key=sha_order)
+    chosen = {*always, *rest[: max(sessions - len(always), 0)]}
+    if len(chosen) < sessions:
+        raise InputError(
+            f"trace {path} has {len(chosen)} sessions of at least {min_calls} calls, expected {sessions}; "
+            "nothing was cut",
+            hint="ask for fewer sessions or shorter ones",
+        )
+    return chosen
 
 
 def _renumbered(call: TraceCall, ids: dict[int, int]) -> tuple[Any, ...] | str | None:

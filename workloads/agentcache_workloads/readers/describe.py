@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
-from agentcache_workloads.readers.trace import Meta, Session
+from agentcache_workloads.readers.trace import Meta, Session, TraceCall
 
 SHOWN = (50, 90, 99)
 
@@ -22,8 +22,8 @@ def describe(meta: Meta, sessions: Iterable[Session]) -> dict[str, Any]:
     counts: Counter[str] = Counter()
     tools: Counter[str] = Counter()
     stops: Counter[str] = Counter()
-    seen: set[Any] = set()
-    hits = spawned = 0
+    reuse = _Reuse(meta)
+    spawned = 0
     for session in sessions:
         counts["sub_agents" if session.parent else "sessions"] += 1
         counts["arrivals"] += session.arrival_s is not None
@@ -40,23 +40,17 @@ def describe(meta: Meta, sessions: Iterable[Session]) -> dict[str, Any]:
                 counts["pauses_unknown"] += 1
             elif call.after is not None and call.delay_s is not None:
                 pauses.setdefault(call.delay_kind, array("d")).append(call.delay_s)
-            if call.enc == "blocks" and meta.block_size:
-                scope = session.sid if meta.hash_scope == "session" else None
-                whole = (call.items or ())[: call.in_tok // meta.block_size]
-                keys = [(scope, block) for block in whole] if scope else whole
-                hits += sum(key in seen for key in keys) * meta.block_size
-                seen.update(keys)
+            reuse.add(session, call)
     total = sum(prompts)
-    encodings = sorted(name.removeprefix("enc_") for name in counts if name.startswith("enc_"))
     return {
         "name": meta.name,
         "source": meta.record.get("source"),
         "sessions": counts["sessions"],
         "sub_agents": counts["sub_agents"],
         "calls": len(prompts),
-        "prompts": encodings,
+        "prompts": sorted(name.removeprefix("enc_") for name in counts if name.startswith("enc_")),
         "block_size": meta.block_size,
-        "blocks": len(seen) if meta.block_size else None,
+        "blocks": len(reuse.seen) if meta.block_size else None,
         "arrivals_known": counts["arrivals"],
         "prompt_tokens": {"total": total, **spread(prompts)},
         "output_tokens": {"total": sum(outputs), **spread(outputs)},
@@ -67,8 +61,25 @@ def describe(meta: Meta, sessions: Iterable[Session]) -> dict[str, Any]:
         "tools": dict(tools.most_common(10)),
         "branches": counts["branches"],
         "spawned": spawned,
-        "infinite_hit_percent": round(100 * hits / total, 2) if total and meta.block_size else None,
+        "infinite_hit_percent": round(100 * reuse.tokens / total, 2) if total and meta.block_size else None,
     }
+
+
+class _Reuse:
+    """The blocks of a trace so far, and the prompt tokens that were in one when their call came."""
+
+    def __init__(self, meta: Meta) -> None:
+        self.seen: set[Any] = set()
+        self.tokens = 0
+        self._meta = meta
+
+    def add(self, session: Session, call: TraceCall) -> None:
+        size = self._meta.block_size
+        if call.enc == "blocks" and size:
+            whole = (call.items or ())[: call.in_tok // size]
+            keys = [(session.sid, block) for block in whole] if self._meta.hash_scope == "session" else whole
+            self.tokens += sum(key in self.seen for key in keys) * size
+            self.seen.update(keys)
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """The command `agentcache results`: runs what has no row yet, and writes the published page from the rows."""
 
 import signal
+from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from types import FrameType
@@ -49,16 +50,7 @@ def results(
     """
     if half not in (None, "tune", "report", "all"):
         raise ConfigError(f"--half is {half!r}, expected tune, report or all; nothing was run")
-    paths = configs or sorted(CONFIGS.glob("*.toml"))
-    if not paths:
-        raise ConfigError(f"there is no figure in {CONFIGS}; nothing was run", hint="run it in a checkout")
-    figures = {path: load_figure(path) for path in paths}
-    if unknown := {name for name in only or () if not any(fnmatch(figure.name, name) for figure in figures.values())}:
-        known = ", ".join(sorted(figure.name for figure in figures.values()))
-        raise ConfigError(f"no figure is called {', '.join(sorted(unknown))}; nothing was run", hint=f"known: {known}")
-    for figure in figures.values():
-        for name in (*figure.columns, figure.headline, *(goal.column for goal in figure.goals)):
-            column(name)
+    figures = _load(configs or sorted(CONFIGS.glob("*.toml")), only or ())
     signal.signal(signal.SIGTERM, _leave)  # so that rows are saved and processes ended then too
     console = Console(stderr=True)
     chosen = [
@@ -82,6 +74,20 @@ def results(
         write_page(out, figures)
         write_paper(out, CONFIGS)
         console.print(f"The pages are {out / 'results.md'} and {out / 'paper.md'}")
+
+
+def _load(paths: Sequence[Path], only: Sequence[str]) -> dict[Path, Figure]:
+    """All figures, by their files. Raises `ConfigError` for a name of `only` that none has, or an unknown column."""
+    if not paths:
+        raise ConfigError(f"there is no figure in {CONFIGS}; nothing was run", hint="run it in a checkout")
+    figures = {path: load_figure(path) for path in paths}
+    if unknown := {name for name in only if not any(fnmatch(figure.name, name) for figure in figures.values())}:
+        known = ", ".join(sorted(figure.name for figure in figures.values()))
+        raise ConfigError(f"no figure is called {', '.join(sorted(unknown))}; nothing was run", hint=f"known: {known}")
+    for figure in figures.values():
+        for name in (*figure.columns, figure.headline, *(goal.column for goal in figure.goals)):
+            column(name)
+    return figures
 
 
 def write_page(out: Path, figures: dict[Path, Figure]) -> None:

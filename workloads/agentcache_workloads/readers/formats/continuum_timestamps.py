@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def read_timestamps(path: str | Path) -> tuple[Meta, Iterator[Session]]:
         raise InputError(f"{path} cannot be read as scheduler_timestamps: {error}; nothing was done") from error
     if not isinstance(jobs, dict) or not all(isinstance(events, list) for events in jobs.values()):
         raise InputError(f"{path} is no object of lists of events, as scheduler_timestamps is; nothing was done")
-    sessions, next_id = [], 1
+    sessions, new_ids = [], count(1)
     begin = min((_time(path, job, e, ARRIVAL) for job, events in jobs.items() for e in events[:1]), default=0.0)
     for job, events in jobs.items():
         if job in ("null", "None", ""):
@@ -39,43 +40,46 @@ def read_timestamps(path: str | Path) -> tuple[Meta, Iterator[Session]]:
                 "nothing was done",
                 hint="remove it from the file",
             )
-        calls: list[TraceCall] = []
-        ids: tuple[int, ...] = ()
-        departed = 0.0
-        first_s: float | None = None
-        for turn, (arrival, departure, length, hit) in enumerate(_turns(path, job, events)):
-            pause_s = arrival - departed if calls else 0.0
-            if pause_s < 0:
-                raise InputError(
-                    f"{path}: turn {turn} of job {job!r} arrives {-pause_s:.3f} s before the one before it departs; "
-                    "the file does not tell overlapping turns apart, so nothing was done",
-                    hint="remove the job from the file",
-                )
-            departed = departure
-            keep = min(len(ids), length // BLOCK)
-            fresh = length // BLOCK - keep
-            ids = ids[:keep] + tuple(range(next_id, next_id + fresh))
-            next_id += fresh
-            first_s = arrival if first_s is None else first_s
-            after, kind = (turn - 1, "tool") if turn else (None, "start")
-            call = make_call(
-                turn,
-                after=after,
-                delay_s=pause_s,
-                kind=kind,
-                in_tok=length,
-                out_tok=1,
-                enc="blocks",
-                items=ids,
-                stop="tool_use",
-                t_s=arrival - first_s,
-                api_s=departure - arrival,
-                rec={"hit_length": hit},
-            )
-            calls.append(call)
-        if first_s is not None:
-            sessions.append(make_session(job, calls, agent="continuum", arrival_s=first_s - begin))
+        calls, arrived_s = _calls(path, job, events, new_ids)
+        if calls:
+            sessions.append(make_session(job, calls, agent="continuum", arrival_s=arrived_s - begin))
     return make_trace(Path(path).stem, sessions, BLOCK, "scheduler_timestamps", arrival="recorded", notes=_NOTES)
+
+
+def _calls(path: str | Path, job: str, events: list[Any], new_ids: Iterator[int]) -> tuple[list[TraceCall], float]:
+    """The turns of a job, and when the first of them arrived."""
+    calls: list[TraceCall] = []
+    ids: tuple[int, ...] = ()
+    departed = first_s = 0.0
+    for turn, (arrival, departure, length, hit) in enumerate(_turns(path, job, events)):
+        first_s = first_s if calls else arrival
+        pause_s = arrival - departed if calls else 0.0
+        if pause_s < 0:
+            raise InputError(
+                f"{path}: turn {turn} of job {job!r} arrives {-pause_s:.3f} s before the one before it departs; "
+                "the file does not tell overlapping turns apart, so nothing was done",
+                hint="remove the job from the file",
+            )
+        departed = departure
+        keep = min(len(ids), length // BLOCK)
+        ids = ids[:keep] + tuple(islice(new_ids, length // BLOCK - keep))
+        after, kind = (turn - 1, "tool") if turn else (None, "start")
+        call = make_call(
+            turn,
+            after=after,
+            delay_s=pause_s,
+            kind=kind,
+            in_tok=length,
+            out_tok=1,
+            enc="blocks",
+            items=ids,
+            stop="tool_use",
+            t_s=arrival - first_s,
+            api_s=departure - arrival,
+            rec={"hit_length": hit},
+        )
+        calls.append(call)
+    return calls, first_s
 
 
 def _turns(path: str | Path, job: str, events: list[Any]) -> Iterator[tuple[float, float, int, int]]:

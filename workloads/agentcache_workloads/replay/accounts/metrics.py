@@ -50,12 +50,7 @@ def run_object(
     why nobody knows them.
     """
     done = [call for call in result.calls if call.finished_s is not None and call.error is None]
-    prompt_tokens = sum(call.prompt_tokens for call in done)
     told = all(call.cached_known for call in done)
-    cached_tokens = sum(call.cached_tokens for call in done) if told else result.cached_tokens
-    after_hole = _total(call.cached_after_hole for call in done)
-    latencies_s = sorted(map(job_latency_s, result.jobs))
-    slowdowns = [job_latency_s(job) / result.alone_s[job.job] for job in result.jobs if job.job in result.alone_s]
     preemptions = _total(call.preemptions for call in done)
     return {
         "engine": spec.engine,
@@ -74,10 +69,30 @@ def run_object(
         "jobs": len(result.jobs),
         "calls": len(done),
         "errors": sum(call.error is not None for call in result.calls),
-        "job_latency_s": spread(latencies_s, (50, 90, 95, 99), top=False),
-        "job_latency_no_tools_s": spread(
-            [job_latency_s(job) - job.paused_s for job in result.jobs], (50, 90, 95, 99), top=False
-        ),
+        **_times(spec, result, done),
+        **_tokens(spec, result, done, known, cost),
+        "arrival": spec.arrival,
+        "evictions": result.evictions,
+        "preemptions": result.preemptions if preemptions is None else preemptions,
+        "idle_retained_token_s": result.idle_token_s,
+        "unknown": _unknown(spec, result),
+        "makespan_s": result.makespan_s,
+        "jobs_per_s": len(result.jobs) / result.makespan_s if result.makespan_s else None,
+        "by_kind": {kind: _tokens_of_kind(of, known, told) for kind, of in _kinds(done)},
+        "client": client_object(result.client) if result.client else None,
+        "residency": result.residency,
+        "job_latencies_s": sorted(map(job_latency_s, result.jobs)),
+        "classes": result.classes,
+    }
+
+
+def _times(spec: RunSpec, result: RunResult, done: Sequence[CallRecord]) -> dict[str, Any]:
+    """How long jobs and calls took, and how long they waited; seconds."""
+    slowdowns = [job_latency_s(job) / result.alone_s[job.job] for job in result.jobs if job.job in result.alone_s]
+    less_pauses_s = [job_latency_s(job) - job.paused_s for job in result.jobs]
+    return {
+        "job_latency_s": spread(sorted(map(job_latency_s, result.jobs)), (50, 90, 95, 99), top=False),
+        "job_latency_no_tools_s": spread(less_pauses_s, (50, 90, 95, 99), top=False),
         "ttft_s": {"all": spread(map(ttft_s, done)), **{kind: spread(map(ttft_s, of)) for kind, of in _kinds(done)}},
         "tpot_s": spread(map(tpot_s, done)),
         "itl_s": spread(gap for call in done for gap in call.gaps_s),
@@ -85,6 +100,22 @@ def run_object(
         "held_s": spread(0.0 if spec.admission == "fcfs" else call.held_s for call in done),  # `fcfs` holds nothing
         "slowdown": spread(slowdowns, (50, 99), top=False) if slowdowns else {"p50": None, "p99": None},
         "jain": jain([1 / slowdown for slowdown in slowdowns]),
+    }
+
+
+def _tokens(
+    spec: RunSpec,
+    result: RunResult,
+    done: Sequence[CallRecord],
+    known: Mapping[str, int] | None,
+    cost: CostModel | None,
+) -> dict[str, Any]:
+    """What prompts were found in the cache, and what that saved; a server's own counts where no call has its own."""
+    prompt_tokens = sum(call.prompt_tokens for call in done)
+    told = all(call.cached_known for call in done)
+    cached_tokens = sum(call.cached_tokens for call in done) if told else result.cached_tokens
+    after_hole = _total(call.cached_after_hole for call in done)
+    return {
         "prompt_tokens": prompt_tokens,
         "cached_tokens": cached_tokens,
         "cached_tokens_after_hole": 0 if spec.stock else result.cached_after_hole if after_hole is None else after_hole,
@@ -93,26 +124,15 @@ def run_object(
         "hit_rate": hit_rates(done, spec.block_size, cost, spec.stock) if told else dict.fromkeys(HIT_RATES),
         "rebuild_s_saved": _total(call.saved_s for call in done),
         "holes_per_call": _holes(done) | ({} if result.holes_mean is None else {"mean": result.holes_mean}),
-        "arrival": spec.arrival,
-        "evictions": result.evictions,
-        "preemptions": result.preemptions if preemptions is None else preemptions,
-        "idle_retained_token_s": result.idle_token_s,
-        "unknown": _unknown(spec, result),
-        "makespan_s": result.makespan_s,
-        "jobs_per_s": len(result.jobs) / result.makespan_s if result.makespan_s else None,
-        "by_kind": {
-            kind: {
-                "calls": len(of),
-                "prompt_tokens": sum(call.prompt_tokens for call in of),
-                "cached_tokens": sum(call.cached_tokens for call in of) if told else None,
-                "recomputed_tokens": _recomputed(of, known) if told and known is not None else None,
-            }
-            for kind, of in _kinds(done)
-        },
-        "client": client_object(result.client) if result.client else None,
-        "residency": result.residency,
-        "job_latencies_s": latencies_s,
-        "classes": result.classes,
+    }
+
+
+def _tokens_of_kind(of: Sequence[CallRecord], known: Mapping[str, int] | None, told: bool) -> dict[str, Any]:
+    return {
+        "calls": len(of),
+        "prompt_tokens": sum(call.prompt_tokens for call in of),
+        "cached_tokens": sum(call.cached_tokens for call in of) if told else None,
+        "recomputed_tokens": _recomputed(of, known) if told and known is not None else None,
     }
 
 

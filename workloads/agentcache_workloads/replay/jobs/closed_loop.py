@@ -14,7 +14,7 @@ from agentcache_workloads.replay.result import JobRecord
 
 
 @dataclass(slots=True)
-class Progress:
+class StartedJob:
     """A started job. Times are seconds on the loop's clock; `None` in `finished_s` is a turn not complete yet."""
 
     job: PlannedJob
@@ -66,8 +66,8 @@ class ClosedLoop:
         self._taken = 0
         self._waiting: list[tuple[float, int, int]] = []  # (due, job, turn): ties go to the earlier job
         self._sent: set[tuple[int, int]] = set()
-        self.progress: dict[int, Progress] = {}
-        self.ended: dict[int, Progress] = {}
+        self.progress: dict[int, StartedJob] = {}
+        self.ended: dict[int, StartedJob] = {}
         if arrivals is None:
             arrivals = [now + ramp_s * slot / slots for slot in range(min(slots, len(jobs)))]
         for arrival_s in arrivals:
@@ -125,7 +125,7 @@ class ClosedLoop:
     def _take(self, now: float) -> None:
         number, self._taken = self._taken, self._taken + 1
         job = self._jobs[number]
-        self.progress[number] = Progress(job, now, [len(t.after) for t in job.turns], [None] * len(job.turns))
+        self.progress[number] = StartedJob(job, now, [len(t.after) for t in job.turns], [None] * len(job.turns))
         for turn in job.turns:
             if not turn.after:
                 self._wait(number, turn, now)

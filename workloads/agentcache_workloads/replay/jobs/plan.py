@@ -1,5 +1,6 @@
 """What a replay runs: the jobs it takes from a trace, the same ones for every policy."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,25 +40,7 @@ def load_plan(path: str | Path, selection: Selection) -> ReplayPlan:
             f"trace {path} has no block ids, so its prompts cannot be rendered; nothing was replayed",
             hint="use a trace whose prompts have enc `blocks`",
         )
-    roots: list[Session] = []
-    branches: dict[str, Session] = {}
-    for session in stream:
-        if wrong := next((call for call in session.calls if call.enc != "blocks"), None):
-            raise InputError(
-                f"turn {wrong.turn} of session {session.sid!r} in {path} has a prompt of enc {wrong.enc!r}, expected "
-                "'blocks'; nothing was replayed",
-            )
-        branches[session.sid] = session
-        if session.parent is None:
-            roots.append(session)
-    for session in branches.values():
-        parent = session.parent
-        if parent and (parent.sid not in branches or parent.turn >= len(branches[parent.sid].calls)):
-            raise InputError(
-                f"session {session.sid!r} in {path} was started by turn {parent.turn} of {parent.sid!r}, which the "
-                "trace does not hold; nothing was replayed",
-            )
-
+    roots, branches = _linked(path, stream)
     jobs: list[PlannedJob] = []
     for root in sorted(roots, key=lambda session: sha_order(session.sid)):
         if len(jobs) == selection.sessions:
@@ -78,3 +61,26 @@ def load_plan(path: str | Path, selection: Selection) -> ReplayPlan:
             hint="lower --sessions or raise --max-ctx",
         )
     return ReplayPlan(meta, tuple(jobs))
+
+
+def _linked(path: str | Path, sessions: Iterable[Session]) -> tuple[list[Session], dict[str, Session]]:
+    """The sessions that are jobs, and all by their ids. Raises `InputError` for one that cannot be replayed."""
+    roots: list[Session] = []
+    branches: dict[str, Session] = {}
+    for session in sessions:
+        if wrong := next((call for call in session.calls if call.enc != "blocks"), None):
+            raise InputError(
+                f"turn {wrong.turn} of session {session.sid!r} in {path} has a prompt of enc {wrong.enc!r}, expected "
+                "'blocks'; nothing was replayed",
+            )
+        branches[session.sid] = session
+        if session.parent is None:
+            roots.append(session)
+    for session in branches.values():
+        parent = session.parent
+        if parent and (parent.sid not in branches or parent.turn >= len(branches[parent.sid].calls)):
+            raise InputError(
+                f"session {session.sid!r} in {path} was started by turn {parent.turn} of {parent.sid!r}, which the "
+                "trace does not hold; nothing was replayed",
+            )
+    return roots, branches

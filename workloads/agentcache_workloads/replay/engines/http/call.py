@@ -138,13 +138,7 @@ async def _read(
                 record.gaps_s += [(at - last) / count] * count
             last = at
     record.finished_s = last
-    if usage is not None:
-        record.prompt_tokens = usage.prompt_tokens or record.prompt_tokens
-        details = usage.prompt_tokens_details
-        cached = details.cached_tokens if details else None
-        record.cached_tokens, record.cached_known = cached or 0, cached is not None
-    else:
-        record.cached_known = False
+    _count(usage, record)
     tokens = usage.completion_tokens if usage is not None else texts
     if finish is None or last is None:
         record.error = "the stream ended before the answer did"
@@ -155,6 +149,15 @@ async def _read(
         )
     elif tokens != wanted.tokens:
         record.error = f"ended ({finish}) after {tokens} tokens, {wanted.tokens} were asked for"
+
+
+def _count(usage: Usage | None, record: CallRecord) -> None:
+    """What the server said of the prompt, if it did."""
+    details = usage.prompt_tokens_details if usage else None
+    cached = details.cached_tokens if details else None
+    record.cached_tokens, record.cached_known = cached or 0, cached is not None
+    if usage is not None:
+        record.prompt_tokens = usage.prompt_tokens or record.prompt_tokens
 
 
 def monotonic(start: float) -> Callable[[], float]:
