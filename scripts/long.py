@@ -41,7 +41,7 @@ def count(whole: int, share: float) -> str:
 
 def soak(part: str, share: float, *flags: str) -> list[str]:
     turns = [count(whole, share) for whole in (10_000, 100_000, 1_000_000)]
-    return python("scripts/bench/soak.py", "--part", part, *flags, "--turns", *turns)
+    return python("scripts/bench/soak/soak.py", "--part", part, *flags, "--turns", *turns)
 
 
 PARTS: dict[str, tuple[str, Command]] = {
@@ -66,7 +66,7 @@ PARTS: dict[str, tuple[str, Command]] = {
     "traces": (
         "Damaged records of every trace format.",
         lambda share, folder: python(
-            *("scripts/bench/fuzz.py", "--records", count(10_000, share), "--out", str(folder / "fuzz.csv"))
+            *("scripts/bench/traces/fuzz.py", "--records", count(10_000, share), "--out", str(folder / "fuzz.csv"))
         ),
     ),
     "properties": (

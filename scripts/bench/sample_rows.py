@@ -24,9 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
-import cluster
 import msgspec
-import routing_sim
 
 from agentcache.specs import Spec, split_layers
 from agentcache_workloads.results.cells import STOCK, Cell, cells
@@ -34,6 +32,10 @@ from agentcache_workloads.results.code import code_hash
 from agentcache_workloads.results.config import load_figure
 from agentcache_workloads.results.measure import measure
 from agentcache_workloads.results.rows import CELL, ORIGIN, Row, load_rows
+
+sys.path.append(str(Path(__file__).parent / "service"))  # the benches of the cluster's simulation
+import cluster
+import routing_sim
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results"

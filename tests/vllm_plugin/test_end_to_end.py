@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("vllm", reason="the engines are vLLM's")
 
-SCRIPT = Path(__file__).parents[2] / "scripts/bench/end_to_end.py"
+SCRIPT = Path(__file__).parents[2] / "scripts/bench/engine/end_to_end.py"
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("vllm", reason="the books are the plug-in's")
 
-SOAK = Path(__file__).parents[2] / "scripts" / "bench" / "soak.py"
+SOAK = Path(__file__).parents[2] / "scripts" / "bench" / "soak" / "soak.py"
 
 
 def soak(*args: str) -> str:

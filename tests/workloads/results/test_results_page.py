@@ -146,7 +146,7 @@ def test_a_bar_does_not_break_a_table() -> None:
 SECTION = """
 title = "Idle"
 text = "Pairs."
-command = "python scripts/bench/idle.py"
+command = "python scripts/bench/engine/idle.py"
 order = 7
 [[by]]
 name = "what"

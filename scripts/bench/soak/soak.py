@@ -1,7 +1,7 @@
 """A million turns through the books of an engine and of the service: the size of every map, and the process's memory.
 
-    python scripts/bench/soak.py --out docs/results/soak.csv
-    python scripts/bench/soak.py --part engine --turns 1000 10000 --policy asymcache --admission resident-first
+    python scripts/bench/soak/soak.py --out docs/results/soak.csv
+    python scripts/bench/soak/soak.py --part engine --turns 1000 10000 --policy asymcache --admission resident-first
 
 Nothing computes: turns are drawn and go through our own objects, as an engine's scheduler (`soak_engine`) and a cluster
 (`soak_service`) would call them. At each count of turns every map that can be reached from them is counted and held

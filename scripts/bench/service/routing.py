@@ -1,7 +1,7 @@
 """Two replicas behind three routers on one replay, and what the ingress adds to a request.
 
-    OMP_NUM_THREADS=1 python scripts/bench/routing.py --out docs/results/routing.csv
-    OMP_NUM_THREADS=1 python scripts/bench/routing.py --ingress --out docs/results/ingress.csv
+    OMP_NUM_THREADS=1 python scripts/bench/service/routing.py --out docs/results/routing.csv
+    OMP_NUM_THREADS=1 python scripts/bench/service/routing.py --ingress --out docs/results/ingress.csv
 
 Routers: `residency` (expected queue delay + rebuild seconds), Serve's `default` (the shorter of two queues), and
 `session` (Serve's consistent hashing: a session stays where it is). Each serves the same jobs, seed by seed, through

@@ -1,6 +1,6 @@
 """What AgentCache costs where it cannot help: a pool that never evicts, against stock vLLM, in pairs.
 
-    python scripts/bench/idle.py --out docs/results/idle.csv
+    python scripts/bench/engine/idle.py --out docs/results/idle.csv
 
 Four parts. `schedule` and `update`: stock scheduler and ours, without a model, in one process and step by step in
 turn, in processor time: 64 decoding requests. `look-up`, `admit` and `release`, in the same way: a prompt of 128K

@@ -1,6 +1,6 @@
 """What reuse behind holes gains: TTFT of a returning context of which some blocks were evicted.
 
-    python scripts/bench/pressure.py --out docs/results/pressure.csv
+    python scripts/bench/engine/pressure.py --out docs/results/pressure.csv
 
 `front`: the first quarter, half or three quarters of the context are gone, which to stock vLLM is all of it: it
 computes from the hole on. `scattered`: a quarter is gone, in 1, 4 or 16 holes of the same size, the first at the front;

@@ -1,6 +1,6 @@
 """What servers between a client and an engine cost where the engine does nothing: Serve's own, and ours.
 
-    python scripts/bench/floor.py --out docs/results/ingress-floor.csv
+    python scripts/bench/service/floor.py --out docs/results/ingress-floor.csv
 
 Pairs of equal requests, one to a no-op application behind uvicorn alone and one to the same application behind Serve's
 proxy (`one hop`), behind the proxy and a second deployment that calls it through a handle (`two hops`), and as the

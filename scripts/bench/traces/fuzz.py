@@ -1,6 +1,6 @@
 """Damages records of every trace format and reads them: each must be named, skipped or still right, and none may hang.
 
-    python scripts/bench/fuzz.py --records 10000 --out docs/results/fuzz.csv
+    python scripts/bench/traces/fuzz.py --records 10000 --out docs/results/fuzz.csv
 
 A damaged file is read strictly: the reader raises `InputError`, or what it returns passes the checks below. It is read
 leniently too: no error at all, and what is left out is counted.
@@ -22,7 +22,7 @@ from agentcache_workloads.readers.parts.records import LARGEST, Skips
 from agentcache_workloads.readers.trace import Session
 from agentcache_workloads.replay.accounts.provenance import commit, describe_host
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SAMPLES = ROOT / "tests/workloads/readers/samples"
 FILES = {
     "agentkv": ROOT / "workloads/data/cc_weka.tiny.jsonl",

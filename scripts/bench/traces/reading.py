@@ -1,6 +1,6 @@
 """How long reading and checking a trace takes, and how much memory: each line in a process of its own, on one core.
 
-    python scripts/bench/reading.py --out docs/results/reading.csv
+    python scripts/bench/traces/reading.py --out docs/results/reading.csv
 
 The Claude Code trace as it is carried; the same as Mooncake JSON lines with sessions; and a Mooncake trace of many
 sessions that are open at once.
@@ -20,7 +20,7 @@ from agentcache_workloads.readers.open import open_trace
 from agentcache_workloads.readers.writers.mooncake_writer import write_mooncake
 from agentcache_workloads.replay.accounts.provenance import commit, describe_host
 
-DATA = Path(__file__).parents[2] / "workloads/data"
+DATA = Path(__file__).parents[3] / "workloads/data"
 CC_WEKA, MOONCAKE = DATA / "cc_weka.public.jsonl.zst", DATA / "mooncake_conv.public.jsonl.zst"
 REPEATS = 5
 

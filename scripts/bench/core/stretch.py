@@ -1,6 +1,6 @@
 """The longest that one call of the core keeps the scheduler's thread busy, over many simulated steps.
 
-    python scripts/bench/stretch.py [--steps 10000] [--out docs/results/stretch.csv]
+    python scripts/bench/core/stretch.py [--steps 10000] [--out docs/results/stretch.csv]
 
 Thousands of contexts that call 32 tools pause and return, a thousand turns of other jobs are held by admission, and the
 pool is so small that turns evict. A step does what the scheduler does: the rule of admission, arrivals, ends, blocks

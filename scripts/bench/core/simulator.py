@@ -1,6 +1,6 @@
 """How long the simulators take for the whole coding-agent trace, and how that grows with contexts and with blocks.
 
-    python scripts/bench/simulator.py --out docs/results/simulator.csv --plot docs/results/simulator.svg
+    python scripts/bench/core/simulator.py --out docs/results/simulator.csv --plot docs/results/simulator.svg
 
 One policy and one pool; each line in a process of its own, on one core, in processor time, without reading the trace.
 """

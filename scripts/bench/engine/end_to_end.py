@@ -1,6 +1,6 @@
 """Multi-segment attention end to end: stock vLLM against AgentCache with its own kernels, both in one run.
 
-    python scripts/bench/end_to_end.py --out docs/results/end-to-end.csv
+    python scripts/bench/engine/end_to_end.py --out docs/results/end-to-end.csv
 
 Two parts. `ttft`: a context comes back after some of its blocks were evicted, the same ones in both engines, a front
 hole or eight short ones. `replay`: recorded agent jobs with the pool capped, stock vLLM with LRU and FCFS against
@@ -17,7 +17,7 @@ may be installed there:
 
     pip download --no-deps vllm==0.32.0
     unzip -q vllm-0.32.0-*.whl -x '*.so' -d python-only
-    PYTHONPATH=python-only python scripts/bench/end_to_end.py --python-only
+    PYTHONPATH=python-only python scripts/bench/engine/end_to_end.py --python-only
 """
 
 import argparse
@@ -42,7 +42,7 @@ from agentcache.vllm_plugin.launch.cpu_env import CPU_ENV, interpret_triton, pre
 from agentcache_workloads.replay.accounts.provenance import commit, describe_host
 
 SIDES = ("stock", "agentcache")
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TRACE = ROOT / "workloads/data/cc_weka.cut.jsonl.zst"
 SHARES, SHORT_HOLES, RATIOS = (0.25, 0.5, 0.75), 8, (2, 4)
 NEW, ANSWER = 64, 8

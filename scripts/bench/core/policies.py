@@ -1,6 +1,6 @@
 """What an order of eviction costs: victims, and a long context that becomes evictable.
 
-    python scripts/bench/policies.py [--out docs/results/policies-speed.csv]
+    python scripts/bench/core/policies.py [--out docs/results/policies-speed.csv]
 
 Beside our policies stand stock vLLM's free queue (a linked list in the order of release) and the plainest version of
 the return index, which scores every block at each eviction. Percentiles are of single calls, so the timer is

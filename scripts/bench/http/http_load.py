@@ -1,6 +1,6 @@
 """How much of a time measured over HTTP is the replayer's own: many streams on one core, from a server that knows.
 
-    python scripts/bench/http_load.py --out docs/results/http.csv
+    python scripts/bench/http/http_load.py --out docs/results/http.csv
 
 A stub server in a process of its own (and on a core of its own, where there are two) streams tokens at a fixed pace and
 notes on the clock that all processes share when it wrote each of them. The replayer, on one core, drives it with

@@ -1,6 +1,6 @@
 """Our HTTP replayer beside `vllm bench serve` and aiperf: one server, the same requests at the same times, in rounds.
 
-    python scripts/bench/http_agree.py --aiperf ELSEWHERE/bin/aiperf --out docs/results/http-agree.csv
+    python scripts/bench/http/http_agree.py --aiperf ELSEWHERE/bin/aiperf --out docs/results/http-agree.csv
 
 One `agentcache serve` on a CPU. A trace of single calls with Poisson arrivals is written for each tool in its own
 format: lengths, shared blocks and times are equal, tokens are each tool's own. In each round all tools take turns, in

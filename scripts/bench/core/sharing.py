@@ -1,6 +1,6 @@
 """What a turn costs the core as more contexts share their beginning: thread CPU seconds, no hints.
 
-    python scripts/bench/sharing.py [--csv docs/results/sharing.csv]
+    python scripts/bench/core/sharing.py [--csv docs/results/sharing.csv]
 
 A residency with `return-index`, under each admission, as a scheduler drives it: a turn arrives, is admitted,
 takes its resident blocks and evicts for new ones, finishes and gives its blocks back. Contexts share their first 4

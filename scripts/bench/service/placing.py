@@ -1,6 +1,6 @@
 """What the service's parts do for one report, one placed turn and one look, and how that grows with the contexts known.
 
-    python scripts/bench/placing.py --out docs/results/placing.csv
+    python scripts/bench/service/placing.py --out docs/results/placing.csv
 
 The directory as its actor runs it and an ingress with its router, without network or Ray: processor time of the thread,
 in microseconds, the sizes one after another in rounds, so that all meet the same machine; median and mean of a round,

@@ -1,6 +1,6 @@
 """Admission on the live engine, and what the simulator makes of the same replay.
 
-    OMP_NUM_THREADS=1 python scripts/bench/live.py --out docs/results/live.csv
+    OMP_NUM_THREADS=1 python scripts/bench/engine/live.py --out docs/results/live.csv
 
 The flags of `make demo` at three pressures: stock vLLM against `return-index` with working-set admission, or other
 contenders against the first of them, seed by seed. The simulator gets the engine's step times as `agentcache profile`

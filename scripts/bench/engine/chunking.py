@@ -1,7 +1,7 @@
 """Adaptive chunking against fixed chunks on one live CPU engine: the same arrivals under each rule, in turn.
 
     agentcache profile --out profile.json
-    python scripts/bench/chunking.py --profile profile.json --tpot-ms 100 --out docs/results/chunking.csv
+    python scripts/bench/engine/chunking.py --profile profile.json --tpot-ms 100 --out docs/results/chunking.csv
 
 Requests arrive by a Poisson process whatever the engine does; prompts are of 256 to 2,048 tokens and share nothing,
 answers are short, so that a long step beside them shows. One engine serves all rows, round by round.

@@ -1,6 +1,6 @@
 """The two replicas of `routing.py` in simulation: the same jobs, pools and admission, and more routers and seeds.
 
-    python scripts/bench/routing_sim.py --out docs/results/routing-sim.csv
+    python scripts/bench/service/routing_sim.py --out docs/results/routing-sim.csv
 
 A step's time is assumed: about what a six-layer Llama takes on one thread of a CPU, and three times that, as on a
 machine that does other things too. Cached tokens and moves hardly depend on it. Takes ten seconds.

@@ -1,6 +1,6 @@
 """Sixteen simulated replicas behind five routers, on the jobs of the coding trace.
 
-    python scripts/bench/cluster.py --out docs/results/cluster.csv
+    python scripts/bench/service/cluster.py --out docs/results/cluster.csv
 
 Every replica is the queueing simulation with the very residency, policy and admission of an engine, and `residency` is
 the decision of the service's own router. `residency-selfish` is the same without the price that others pay for a

@@ -1,6 +1,6 @@
 """What one residency actor sustains: events a second at which latency, and the memory of many live contexts.
 
-    python scripts/bench/service.py --out docs/results/service.csv
+    python scripts/bench/service/service.py --out docs/results/service.csv
 
 Engines report to a real actor in a Ray cluster on this machine, at a fixed rate whatever it does (open loop): latency
 is from when a report was due to its reply. An event is one context that changed: a turn came or went, and some of what
