@@ -552,18 +552,7 @@ def main() -> int:
         "python_only": given.python_only,
         "vocab_size": 512 if scale.model == SMOKE.model else LLAMA_8B["vocab_size"],
     }
-    machine = describe_host()
-    where = {
-        "model": scale.model,
-        "build": "Python only, native operations" if given.python_only else "as installed" + ", eager" * given.eager,
-        "gpu": torch.cuda.get_device_name() if gpu else "none",
-        "times": "measured" if gpu else NOT_MEASURED,
-        "torch": torch.__version__,
-        "commit": commit(),
-        "cpu_model": machine["cpu"],
-        "cores": machine["cores"],
-        "seed": given.seed,
-    }
+    where = origin(given, scale, gpu)
     rows: list[dict[str, Any]] = []
     parts = {
         "ttft": lambda: ttft_rows(scale, common, contexts, given.repeats or (5 if gpu else 1)),
@@ -578,6 +567,22 @@ def main() -> int:
                     write(given.out, rows)
     show(rows)
     return 1 if any(row["mismatches"] or row.get("errors") for row in rows) else 0
+
+
+def origin(given: argparse.Namespace, scale: Scale, gpu: bool) -> dict[str, Any]:
+    """What all rows of a run share."""
+    machine = describe_host()
+    return {
+        "model": scale.model,
+        "build": "Python only, native operations" if given.python_only else "as installed" + ", eager" * given.eager,
+        "gpu": torch.cuda.get_device_name() if gpu else "none",
+        "times": "measured" if gpu else NOT_MEASURED,
+        "torch": torch.__version__,
+        "commit": commit(),
+        "cpu_model": machine["cpu"],
+        "cores": machine["cores"],
+        "seed": given.seed,
+    }
 
 
 def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -39,18 +39,15 @@ def scattered(blocks: int, share: float, holes: int) -> list[int]:
     return [hole * period + index for hole in range(holes) for index in range(each)]
 
 
-def serve(which: str) -> None:
-    """A child: starts an engine, then answers one question a line: {prompt seed, context, evicted block indices}."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
-    prepare(threads=1)  # more would wait for each other wherever the machine has other work
-    from vllm import EngineArgs, LLMEngine, SamplingParams
+def start(which: str) -> Any:
+    """One of the three engines, whose pool holds the longest context."""
+    from vllm import EngineArgs, LLMEngine
 
-    from agentcache.vllm_plugin.lab.look_inside import EngineView
     from agentcache.vllm_plugin.launch.command_line import plugin_args
     from agentcache.vllm_plugin.launch.tiny_models import model_dir
 
-    engine = LLMEngine.from_engine_args(
+    ours = {"policy": "lru-holes", "mode": which, "max_segments": max(HOLES) + 1}
+    return LLMEngine.from_engine_args(
         EngineArgs(
             model_dir(MODEL),
             dtype="float32",
@@ -63,13 +60,21 @@ def serve(which: str) -> None:
             enforce_eager=True,
             skip_tokenizer_init=True,
             use_tqdm_on_load=False,
-            **(
-                plugin_args({"policy": "lru-holes", "mode": which, "max_segments": max(HOLES) + 1})
-                if which != "stock"
-                else {}
-            ),
+            **({} if which == "stock" else plugin_args(ours)),
         )
     )
+
+
+def serve(which: str) -> None:
+    """A child: starts an engine, then answers one question a line: {prompt seed, context, evicted block indices}."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
+    prepare(threads=1)  # more would wait for each other wherever the machine has other work
+    from vllm import SamplingParams
+
+    from agentcache.vllm_plugin.lab.look_inside import EngineView
+
+    engine = start(which)
     view = EngineView(engine)
     params = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True, detokenize=False)
     asked, resident = 0, None

@@ -144,25 +144,7 @@ def drive(url: str, sessions: int, prompt_tokens: int, ramp_s: float) -> tuple[R
 def measure(sessions: int, rate: float, prompt_tokens: int, cores: list[int]) -> dict[str, Any]:
     """One row: `sessions` streams at once that bring `rate` events a second together."""
     gap_s = sessions / rate
-    with tempfile.TemporaryDirectory() as folder:
-        noted = Path(folder) / "written.json"
-        command = [sys.executable, __file__, "--serve", str(gap_s), str(noted)]
-        server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert server.stdin is not None
-        assert server.stdout is not None
-        try:
-            port = int(server.stdout.readline())
-            os.sched_setaffinity(server.pid, {cores[-1]})
-            os.sched_setaffinity(0, {cores[0]})
-            before = core_times(cores[0])
-            # Over the time of one answer, so that starts and ends stay evenly spread.
-            result, start = drive(f"http://127.0.0.1:{port}", sessions, prompt_tokens, ramp_s=TOKENS * gap_s)
-            after = core_times(cores[0])
-        finally:
-            os.sched_setaffinity(0, cores)
-            server.stdin.close()
-            server.wait(30)
-        written: dict[str, list[float]] = json.loads(noted.read_text())
+    result, start, others_share, written = _driven(sessions, gap_s, prompt_tokens, cores)
     assert result.client is not None
     client = client_object(result.client)
     delays, late, theirs, ours, lags = [], [], [], [], []
@@ -189,7 +171,7 @@ def measure(sessions: int, rate: float, prompt_tokens: int, cores: list[int]) ->
         "events": client["events"],
         "events_per_s": round(len(plateau) / (end - begin), 1),
         "cpu_share": round(client["cpu_share"], 3),
-        "others_share": round(max((after[0] - before[0] - result.client.cpu_s) / (after[1] - before[1]), 0.0), 3),
+        "others_share": round(others_share, 3),
         "cpu_us_per_event": round(1e6 * client["cpu_s"] / client["events"], 1),
         "errors": sum(call.error is not None for call in result.calls),
         "retries": client["retries"],
@@ -199,6 +181,37 @@ def measure(sessions: int, rate: float, prompt_tokens: int, cores: list[int]) ->
         **_milliseconds("gap_server", theirs),
         **_milliseconds("gap_client", ours),
     }
+
+
+def _driven(
+    sessions: int, gap_s: float, prompt_tokens: int, cores: list[int]
+) -> tuple[RunResult, float, float, dict[str, list[float]]]:
+    """A run on a server of its own core: the result, where its clock started, what else had our core, what was written.
+
+    What was written: by turn, when its request came and each token left.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        noted = Path(folder) / "written.json"
+        command = [sys.executable, __file__, "--serve", str(gap_s), str(noted)]
+        server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert server.stdin is not None
+        assert server.stdout is not None
+        try:
+            port = int(server.stdout.readline())
+            os.sched_setaffinity(server.pid, {cores[-1]})
+            os.sched_setaffinity(0, {cores[0]})
+            before = core_times(cores[0])
+            # Over the time of one answer, so that starts and ends stay evenly spread.
+            result, start = drive(f"http://127.0.0.1:{port}", sessions, prompt_tokens, ramp_s=TOKENS * gap_s)
+            after = core_times(cores[0])
+        finally:
+            os.sched_setaffinity(0, cores)
+            server.stdin.close()
+            server.wait(30)
+        written: dict[str, list[float]] = json.loads(noted.read_text())
+    assert result.client is not None
+    others_share = max((after[0] - before[0] - result.client.cpu_s) / (after[1] - before[1]), 0.0)
+    return result, start, others_share, written
 
 
 def core_times(core: int) -> tuple[float, float]:
