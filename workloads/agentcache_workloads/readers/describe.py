@@ -23,7 +23,6 @@ def describe(meta: Meta, sessions: Iterable[Session]) -> dict[str, Any]:
     tools: Counter[str] = Counter()
     stops: Counter[str] = Counter()
     reuse = _Reuse(meta)
-    spawned = 0
     for session in sessions:
         counts["sub_agents" if session.parent else "sessions"] += 1
         counts["arrivals"] += session.arrival_s is not None
@@ -32,7 +31,7 @@ def describe(meta: Meta, sessions: Iterable[Session]) -> dict[str, Any]:
             outputs.append(call.out_tok)
             stops[call.stop] += 1
             tools.update(call.tools)
-            spawned += len(call.spawn)
+            counts["spawned"] += len(call.spawn)
             counts["branches"] += call.after is not None and call.after != call.turn - 1
             counts["tokens_estimated"] += bool(call.record.get("tok_est"))
             counts[f"enc_{call.enc}"] += 1
@@ -60,7 +59,7 @@ def describe(meta: Meta, sessions: Iterable[Session]) -> dict[str, Any]:
         "stops": dict(stops.most_common()),
         "tools": dict(tools.most_common(10)),
         "branches": counts["branches"],
-        "spawned": spawned,
+        "spawned": counts["spawned"],
         "infinite_hit_percent": round(100 * reuse.tokens / total, 2) if total and meta.block_size else None,
     }
 
