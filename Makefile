@@ -47,11 +47,11 @@ demo: $(STAMP)  ## replay real agent jobs on real vLLM, stock and with AgentCach
 test: $(STAMP)  ## run all tests, a file a process
 	@$(BIN)/python -m pytest -q -n $(TEST_JOBS) --dist loadfile
 
-check: $(STAMP)  ## format, lint, types, directions between the rooms
+check: $(STAMP)  ## format, lint, types, directions between the rooms, lengths of functions
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -q tests/test_imports.py
+	@$(BIN)/python -m pytest -q tests/test_imports.py tests/test_lengths.py
 
 drift: $(STAMP)  ## compare what we build on with the next vLLM, whose Python goes into .venv-drift (60 MB)
 	@$(BIN)/python scripts/drift/drift.py

@@ -54,15 +54,7 @@ def profile(
 
     Exit codes: 0 written (with a warning where the fit is poor), 1 the engine failed, 2 bad input.
     """
-    if out.suffix == ".svg" or out.is_dir() or not out.absolute().parent.is_dir():
-        raise ConfigError(
-            f"--out {out} cannot be written; nothing was started", hint="a file.json in a folder that exists"
-        )
-    if max_batched_tokens % block_size:
-        raise ConfigError(
-            f"--max-batched-tokens is {max_batched_tokens}, expected a multiple of the block size {block_size}; "
-            "nothing was started"
-        )
+    _refuse(out, max_batched_tokens, block_size)
     from agentcache.vllm_plugin.lab.profiling.grid import phases
     from agentcache.vllm_plugin.launch.cpu_env import prepare
     from agentcache.vllm_plugin.launch.tiny_models import model_dir
@@ -94,6 +86,19 @@ def profile(
     if subject.disturbance > BUSY:
         print(f"warning: repeats of a step differ by a factor of {subject.disturbance:.2f}: something else is running")
     print(f"written: {out}, {out.with_suffix('.svg')}")
+
+
+def _refuse(out: Path, max_batched_tokens: int, block_size: int) -> None:
+    """Raise `ConfigError` for flags with which minutes of measuring would end in nothing."""
+    if out.suffix == ".svg" or out.is_dir() or not out.absolute().parent.is_dir():
+        raise ConfigError(
+            f"--out {out} cannot be written; nothing was started", hint="a file.json in a folder that exists"
+        )
+    if max_batched_tokens % block_size:
+        raise ConfigError(
+            f"--max-batched-tokens is {max_batched_tokens}, expected a multiple of the block size {block_size}; "
+            "nothing was started"
+        )
 
 
 def _limits(folder: str) -> tuple[int, int]:

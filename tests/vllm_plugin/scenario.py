@@ -4,7 +4,6 @@ One engine a process: an engine does not give back everything it took.
 """
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -79,25 +78,71 @@ def strip(view: Any, outcome: dict[str, Any]) -> None:
     view.scheduler.schedule, view.runner.execute_model = stripped, counted
 
 
+def add(engine: Any, spec: dict[str, Any], number: int, batch: list[list[int]]) -> None:
+    """Ask all prompts of a batch."""
+    from vllm import SamplingParams
+
+    for row, tokens in enumerate(batch):
+        n = spec.get("n", 1)
+        extra = {"job_id": f"document {tokens[0]}"} if spec.get("jobs") and number % 3 else None
+        params = SamplingParams(
+            temperature=float(n > 1), seed=row, max_tokens=8, ignore_eos=True, n=n, extra_args=extra
+        )
+        urgency = -row if spec.get("priorities") else 0
+        engine.add_request(f"{number}-{row}", {"prompt_token_ids": tokens}, params, priority=urgency)
+
+
+def drive(engine: Any, view: Any, spec: dict[str, Any], outcome: dict[str, Any]) -> None:
+    """Run the spec's batches one after the other, each to its end, and note what comes out."""
+    from agentcache.policy.admission.names import parse_admission
+    from agentcache.residency.admission import WorkingSetAdmission
+
+    rng = random.Random(1)
+    batches = spec.get("prompts") or prompts(spec.get("seed", 3))[: spec.get("batches", 14)]
+    admissions = spec.get("admissions", [])
+    for number, batch in enumerate(batches):
+        if admissions:  # one engine tries them all: nothing is open between two batches
+            rule = parse_admission(admissions[number % len(admissions)])
+            core = view.host.residency
+            core.admission = WorkingSetAdmission(rule, core.capacity_blocks, core.contexts, core.survival)
+        add(engine, spec, number, batch)
+        steps = 0
+        core = view.host and view.host.residency
+        while engine.has_unfinished_requests() and "refused" not in outcome:
+            steps += 1
+            if spec.get("abort") and steps == 2 and number % 2:
+                engine.abort_request([f"{number}-{rng.randrange(len(batch))}"])
+                outcome["aborted"] += 1
+            try:
+                outputs = engine.step()
+            except Exception as error:
+                if not spec.get("strip"):
+                    raise
+                outcome["refused"] = f"{type(error).__name__}: {error}"
+                break
+            if core and core.admission:
+                outcome["held"] += len(core.admission.choice.held)
+                core.check()
+            for output in outputs:
+                if output.finished:
+                    texts = [list(choice.token_ids) for choice in output.outputs]
+                    outcome["tokens"][output.request_id.split("_")[-1]] = texts
+                    outcome["cached"].append(output.num_cached_tokens)
+        if admissions:
+            counted = {name: count for name, count in asdict(core.admission.counts).items() if name != "held_s"}
+            outcome["admission"] = Counter(outcome.get("admission", {})) + Counter(counted)
+
+
 def main() -> None:
     spec = json.loads(sys.stdin.read())
-    from agentcache.vllm_plugin.launch.cpu_env import prepare
+    from agentcache.vllm_plugin.launch.cpu_env import interpret_triton, prepare
 
     prepare(threads=1)
     if spec.get("v2"):
-        import types
+        interpret_triton()
 
-        os.environ.update(TRITON_INTERPRET="1", VLLM_USE_V2_MODEL_RUNNER="1")
-        import triton.backends
+    from vllm import EngineArgs, LLMEngine
 
-        # The second runner refuses to start without a Triton driver; the interpreter needs none.
-        driver = type("Driver", (), {"is_active": staticmethod(lambda: False)})
-        triton.backends.backends["cpu"] = types.SimpleNamespace(driver=driver, compiler=None)
-
-    from vllm import EngineArgs, LLMEngine, SamplingParams
-
-    from agentcache.policy.admission.names import parse_admission
-    from agentcache.residency.admission import WorkingSetAdmission
     from agentcache.vllm_plugin.lab.look_inside import EngineView
     from agentcache.vllm_plugin.launch.tiny_models import model_dir
 
@@ -134,47 +179,7 @@ def main() -> None:
     outcome: dict[str, Any] = {"classes": view.classes(), "tokens": {}, "cached": [], "aborted": 0, "held": 0}
     if spec.get("strip"):
         strip(view, outcome)
-    rng = random.Random(1)
-    batches = spec.get("prompts") or prompts(spec.get("seed", 3))[: spec.get("batches", 14)]
-    admissions = spec.get("admissions", [])
-    for number, batch in enumerate(batches):
-        if admissions:  # one engine tries them all: nothing is open between two batches
-            rule = parse_admission(admissions[number % len(admissions)])
-            core = view.host.residency
-            core.admission = WorkingSetAdmission(rule, core.capacity_blocks, core.contexts, core.survival)
-        for row, tokens in enumerate(batch):
-            n = spec.get("n", 1)
-            extra = {"job_id": f"document {tokens[0]}"} if spec.get("jobs") and number % 3 else None
-            params = SamplingParams(
-                temperature=float(n > 1), seed=row, max_tokens=8, ignore_eos=True, n=n, extra_args=extra
-            )
-            urgency = -row if spec.get("priorities") else 0
-            engine.add_request(f"{number}-{row}", {"prompt_token_ids": tokens}, params, priority=urgency)
-        steps = 0
-        core = view.host and view.host.residency
-        while engine.has_unfinished_requests() and "refused" not in outcome:
-            steps += 1
-            if spec.get("abort") and steps == 2 and number % 2:
-                engine.abort_request([f"{number}-{rng.randrange(len(batch))}"])
-                outcome["aborted"] += 1
-            try:
-                outputs = engine.step()
-            except Exception as error:
-                if not spec.get("strip"):
-                    raise
-                outcome["refused"] = f"{type(error).__name__}: {error}"
-                break
-            if core and core.admission:
-                outcome["held"] += len(core.admission.choice.held)
-                core.check()
-            for output in outputs:
-                if output.finished:
-                    texts = [list(choice.token_ids) for choice in output.outputs]
-                    outcome["tokens"][output.request_id.split("_")[-1]] = texts
-                    outcome["cached"].append(output.num_cached_tokens)
-        if admissions:
-            counted = {name: count for name, count in asdict(core.admission.counts).items() if name != "held_s"}
-            outcome["admission"] = Counter(outcome.get("admission", {})) + Counter(counted)
+    drive(engine, view, spec, outcome)
     if "refused" in outcome:
         print(json.dumps(outcome))
         return
