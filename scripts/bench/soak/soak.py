@@ -29,6 +29,7 @@ from agentcache.api.messages import Report, RetainJob, decode, encode
 from agentcache.service.directory.directory import Directory, DirectoryConfig
 from agentcache_workloads.replay.accounts.provenance import commit, describe_host
 
+MEMORY = "RSS, MiB"
 UNNAMED = 64
 GROWTH = 1.05
 
@@ -101,7 +102,7 @@ def soak(part: str, options: argparse.Namespace) -> tuple[list[dict[str, Any]], 
         memory.append(resident_mib())
         spent_us = (time.thread_time() - begun) / turns * 1e6
         print(f"{part}: {turns} turns, {memory[-1]:.1f} MiB, {spent_us:.0f} us a turn", file=sys.stderr, flush=True)
-        rows.append({"turns": turns, "map": "RSS, MiB", "entries": round(memory[-1], 1), "bound": "", "why": ""})
+        rows.append({"turns": turns, "map": MEMORY, "entries": round(memory[-1], 1), "bound": "", "why": ""})
         for name, entries in sorted(sizes(*roots).items()):
             bound, why = bounds.get(name, (UNNAMED, "no bound is stated"))
             rows.append({"turns": turns, "map": name, "entries": entries, "bound": bound, "why": why})
@@ -147,6 +148,8 @@ def main() -> None:
     for part in options.part:
         rows, found = soak(part, options)
         show(rows)
+        memory = " -> ".join(str(row["entries"]) for row in rows if row["map"] == MEMORY)
+        print(f"{part}: {memory} MiB, {'; '.join(found) or 'every map within its bound'}")
         wrong += found
         if options.out:
             new = not options.out.exists()
