@@ -55,17 +55,19 @@ class ResidencyBlockPool(BlockPool, Joined):
             while end < num_full_blocks and blocks[end].block_hash is None:
                 end += 1
             super().cache_full_blocks(request, blocks, start, end, *args, **kwargs)
-            keys = tuple(request.block_hashes[start:end])
+            keys = request.block_hashes[start:end]
             if not self.awaited.isdisjoint(keys):
                 self.awaited = frozenset()
             self.agentcache.stored(keys)
             start = end
 
     def _remove_cached_block_hashes(self, block: KVCacheBlock) -> Any:
+        keyed = block.block_hash is not None  # most blocks that are handed out are not
         removed = super()._remove_cached_block_hashes(block)
         if block.ref_cnt == 0:
-            self.free_block_queue.lost_key(block)
-        else:  # somebody still writes or reads it, under no key
+            if keyed:
+                self.free_block_queue.lost_key(block)
+        elif removed:  # somebody still writes or reads it, under no key
             self.agentcache.withdrawn([get_block_hash(name) for name in removed])
         return removed
 

@@ -25,7 +25,7 @@ class ResidencyFreeQueue:
         self._block_size = block_size
         self._faces = [Block(block.block_id, None, 0) for block in blocks]
         self._named: list[BlockHashWithGroupId | None] = [None] * len(blocks)  # what each face was named after
-        self._keyless: OrderedDict[int, None] = OrderedDict()
+        self._keyless: OrderedDict[int, KVCacheBlock] = OrderedDict()
         self.num_free_blocks = 0  # asked for every request of every step
         self.returns = 0  # how often blocks came back, or lost what they held
         for block in free:
@@ -45,7 +45,7 @@ class ResidencyFreeQueue:
         for block in blocks:
             block_id, name = block.block_id, block.block_hash
             if name is None:
-                self._keyless[block_id] = None
+                self._keyless[block_id] = block
                 continue
             face = faces[block_id]
             if named[block_id] is not name:  # else it came back as it went
@@ -61,7 +61,7 @@ class ResidencyFreeQueue:
         self.num_free_blocks += len(blocks)
         self.returns += 1
         for block in reversed(blocks):
-            self._keyless[block.block_id] = None
+            self._keyless[block.block_id] = block
             self._keyless.move_to_end(block.block_id, last=False)
 
     # Taking out
@@ -72,12 +72,13 @@ class ResidencyFreeQueue:
     def popleft_n(self, n: int) -> list[KVCacheBlock]:
         """Take exactly `n` blocks to overwrite; the pool has counted that there are so many."""
         self.num_free_blocks -= n
-        taken = [self._keyless.popitem(last=False)[0] for _ in range(min(n, len(self._keyless)))]
-        if need := n - len(taken):
-            taken += [victim.id for victim in self._host.victims(need)]
-        for block_id in taken:
-            self._named[block_id] = None  # its key is about to go, if it has one: nobody need ask for it
-        return [self._blocks[block_id] for block_id in taken]
+        keyless = self._keyless
+        taken = [keyless.popitem(last=False)[1] for _ in range(min(n, len(keyless)))]
+        if len(taken) < n:
+            for victim in self._host.victims(n - len(taken)):
+                self._named[victim.id] = None  # its key is about to go
+                taken.append(self._blocks[victim.id])
+        return taken
 
     def remove(self, block: KVCacheBlock) -> None:
         self.remove_n([block])
@@ -105,7 +106,7 @@ class ResidencyFreeQueue:
         if self._named[block.block_id] is not None and face in self._residency:
             self._host.dropped([face])
             self.returns += 1
-            self._keyless[block.block_id] = None
+            self._keyless[block.block_id] = block
 
     # Looking
 
@@ -117,7 +118,7 @@ class ResidencyFreeQueue:
     def get_all_free_blocks(self) -> list[KVCacheBlock]:
         """All free blocks; those of the residency in no particular order: a policy only knows its next victims."""
         evictable = [face.id for face in self._faces if face in self._residency]
-        return [self._blocks[block_id] for block_id in (*self._keyless, *evictable)]
+        return [*self._keyless.values(), *(self._blocks[block_id] for block_id in evictable)]
 
     def check(self) -> None:
         """Recount against the pool's reference counts; raise `CheckFailed` where they differ."""
