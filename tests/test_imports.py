@@ -45,10 +45,11 @@ PACKAGES = {
 
 WINGS: dict[str, tuple[set[str], ...]] = {
     "agentcache.policy": (
-        {"survival", "pauses", "chunking"},
+        {"survival", "pause_window", "chunking"},
         {"base"},
         {"guard", "leased"},
         {"return_index", "ttl", "published", "admission"},
+        {"registry"},
     ),
     "agentcache.vllm_plugin": (
         {"compat"},

@@ -8,8 +8,8 @@ from agentcache.model import Context, Decision, Hold, Join, Key, Standing, share
 from agentcache.policy.admission.working_set import Choice, Excuse, WorkingSetConfig, choose
 from agentcache.policy.survival import Survival
 from agentcache.residency.contexts import ContextBook
+from agentcache.residency.fitting import Prefix
 from agentcache.residency.live_jobs import LiveJob, LiveJobs, OpenTurn
-from agentcache.residency.prefix import Prefix
 from agentcache.residency.resident_shares import ResidentShares
 
 HoldEnd = str

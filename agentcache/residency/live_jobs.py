@@ -12,8 +12,8 @@ from agentcache.policy.admission.working_set import Candidate, WorkingSetConfig
 from agentcache.policy.survival import Survival
 from agentcache.residency.contexts import ContextBook
 from agentcache.residency.deadlines import Deadlines
+from agentcache.residency.fitting import Prefix
 from agentcache.residency.footprints import Footprint
-from agentcache.residency.prefix import Prefix
 
 AT_ONCE = 8
 """Jobs that are looked at in one step because curves have changed: there may be thousands."""

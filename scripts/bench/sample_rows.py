@@ -28,9 +28,9 @@ import msgspec
 
 from agentcache.specs import Spec, split_layers
 from agentcache_workloads.results.cells import STOCK, Cell, cells
-from agentcache_workloads.results.code import code_hash
 from agentcache_workloads.results.config import load_figure
 from agentcache_workloads.results.measure import measure
+from agentcache_workloads.results.row_code import code_hash
 from agentcache_workloads.results.rows import CELL, ORIGIN, Row, load_rows
 
 sys.path.append(str(Path(__file__).parent / "service"))  # the benches of the cluster's simulation

@@ -1,7 +1,7 @@
 """How much a context grows from turn to turn, by what it waits for: what admission grants the next turn."""
 
 from agentcache.model import Standing
-from agentcache.policy.pauses import PauseWindow
+from agentcache.policy.pause_window import PauseWindow
 
 _SAMPLES = 16
 """A class with fewer samples lets all classes together speak."""

@@ -1,4 +1,8 @@
-"""Admission by working set: which jobs take turns at once, so that their contexts fit the pool together."""
+"""Admission by working set: which jobs take turns at once, so that their contexts fit the pool together.
+
+`choose` is the rule, worked out from nothing. A host that asks in every step keeps its answer as jobs come and go
+(`residency/fitting.py`), and asks the rule itself where tenants have floors; a test holds both to the same answers.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field

@@ -11,7 +11,7 @@ from agentcache.cost import CostModel
 from agentcache.errors import CheckFailed, ConfigError
 from agentcache.model import Block, BlocksRestood, Event, Key, Standing, TurnArrived
 from agentcache.policy.base import Reuse
-from agentcache.policy.pauses import PauseWindow
+from agentcache.policy.pause_window import PauseWindow
 
 START_LIFESPAN_S = 30.0
 

@@ -18,7 +18,7 @@ from agentcache.api.messages import (
     scoped,
 )
 from agentcache.service.directory.books import Books, Granted
-from agentcache.service.directory.outbox import Dispatch
+from agentcache.service.directory.outbox import Outbox
 
 _ANSWERS = 4096
 
@@ -26,8 +26,8 @@ _ANSWERS = 4096
 class Actions:
     """Carries actions out, each `request_id` once."""
 
-    def __init__(self, books: Books, dispatch: Dispatch) -> None:
-        self._books, self._dispatch = books, dispatch
+    def __init__(self, books: Books, outbox: Outbox) -> None:
+        self._books, self._outbox = books, outbox
 
     def apply(self, action: Action, tenant: str, now: float) -> Answer:
         """Do what a client says about a job of its tenant's."""
@@ -58,14 +58,14 @@ class Actions:
         self._books.jobs.move_to_end(job_id)
         match action:
             case EndJob() | EndTurn(last=True):
-                self._dispatch.end(known, now)
+                self._outbox.end(known, now)
             case ReleaseJob():
                 self._books.drop_leases(known)
-                self._dispatch.release(known, "asked")
+                self._outbox.release(known, "asked")
             case StartTool(tool=tool, expected_s=expected_s):
-                self._dispatch.tool_began(known, tool, expected_s)
+                self._outbox.tool_began(known, tool, expected_s)
             case FinishTool(tool=tool):
-                self._dispatch.tool_ended(known, tool)
+                self._outbox.tool_ended(known, tool)
         return Answer(outcome="accepted" if known.contexts else "deferred")
 
     def _lease(self, action: RetainJob, job_id: str, now: float) -> Answer:
@@ -89,7 +89,7 @@ class Actions:
         self._books.lease(job, lease_id, Granted(now + granted_s, action.keep_priority, tokens))
         job.touched_at = now
         self._books.note(job_id, f"lease {lease_id} for {granted_s:g} s")
-        self._dispatch.retain(job, granted_s, action.keep_priority)
+        self._outbox.retain(job, granted_s, action.keep_priority)
         outcome: Outcome = "clipped" if granted_s < action.ttl_s else "accepted" if job.contexts else "deferred"
         return Answer(
             outcome=outcome,

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from agentcache.api.messages import ContextState, tenant_of
 from agentcache.service.directory.books import Books, Engine, Job
 from agentcache.service.directory.holdings import Held, Record
-from agentcache.service.directory.outbox import Dispatch
+from agentcache.service.directory.outbox import Outbox
 
 UNSEEN_TURNS = 8
 """Turns of one context that are told from one report: of more within its period, the others do not count."""
@@ -18,8 +18,8 @@ UNSEEN_TURNS = 8
 class Census:
     """Enters into the books what engines show, and has done what follows from it."""
 
-    def __init__(self, books: Books, dispatch: Dispatch) -> None:
-        self._books, self._dispatch = books, dispatch
+    def __init__(self, books: Books, outbox: Outbox) -> None:
+        self._books, self._outbox = books, outbox
         self._numbers = 0
 
     def show(self, engine: Engine, state: ContextState, now: float, since: float) -> None:
@@ -67,7 +67,7 @@ class Census:
         if copy.tokens > before:
             books.over.add(tenant_of(record.job))
         if job.leases and (newest or before == 0):
-            self._dispatch.retain_copy(engine, copy, job, now)
+            self._outbox.retain_copy(engine, copy, job, now)
         if state.state == "idle" and (was_running or fresh):
             self._rested(engine, record, job, now)
 
@@ -108,11 +108,11 @@ class Census:
     def _rested(self, engine: Engine, record: Record, job: Job, now: float) -> None:
         """A context is idle here: copies that its latest turn has overtaken are spare, and an end is everybody's."""
         if not job.waiting:
-            self._dispatch.end(job, now, told_by=engine.name)
+            self._outbox.end(job, now, told_by=engine.name)
         if self._books.config.duplicates and not record.running:
             for copy in record.copies.values():
                 if copy.engine != record.home and copy.tokens:
-                    self._dispatch.clear(copy, max(record.tokens, copy.runs[-1][1]), "duplicate", now)
+                    self._outbox.clear(copy, max(record.tokens, copy.runs[-1][1]), "duplicate", now)
 
     def gone(self, engine: Engine, local_id: str, now: float) -> None:
         """An engine has forgotten a context."""

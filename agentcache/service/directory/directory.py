@@ -15,7 +15,7 @@ from agentcache.service.directory.actions import Actions
 from agentcache.service.directory.books import QUEUE, Books, DirectoryConfig, Engine
 from agentcache.service.directory.census import Census
 from agentcache.service.directory.clock import SteadyClock
-from agentcache.service.directory.outbox import Dispatch
+from agentcache.service.directory.outbox import Outbox
 from agentcache.service.directory.shared_pauses import PauseExchange
 from agentcache.service.directory.upkeep import Upkeep
 
@@ -38,10 +38,10 @@ class Directory:
         self.pauses = PauseExchange()
         self._clock = SteadyClock(config.heartbeat_s / 2)
         self._books = Books(config)
-        self._dispatch = Dispatch(self._books)
-        self._census = Census(self._books, self._dispatch)
-        self._actions = Actions(self._books, self._dispatch)
-        self._upkeep = Upkeep(self._books, self._census, self._dispatch, self.pauses)
+        self._outbox = Outbox(self._books)
+        self._census = Census(self._books, self._outbox)
+        self._actions = Actions(self._books, self._outbox)
+        self._upkeep = Upkeep(self._books, self._census, self._outbox, self.pauses)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -98,7 +98,7 @@ class Directory:
             else:
                 self._census.show(engine, state, now, since)
         if report.full:
-            self._dispatch.remind(engine, now)
+            self._outbox.remind(engine, now)
         self._upkeep.tick(now)
         return self._reply(engine)
 

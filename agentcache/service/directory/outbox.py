@@ -5,7 +5,7 @@ from agentcache.service.directory.books import QUEUE, Books, Engine, Job
 from agentcache.service.directory.holdings import Held
 
 
-class Dispatch:
+class Outbox:
     """Numbers commands, puts them into the queues of engines, and writes down for jobs what was decided."""
 
     def __init__(self, books: Books) -> None:

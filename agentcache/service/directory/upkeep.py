@@ -3,7 +3,7 @@
 from agentcache.service.directory.books import Books, Job
 from agentcache.service.directory.census import Census
 from agentcache.service.directory.holdings import Record
-from agentcache.service.directory.outbox import Dispatch
+from agentcache.service.directory.outbox import Outbox
 from agentcache.service.directory.shared_pauses import PauseExchange
 
 _TICK_S = 0.25
@@ -14,8 +14,8 @@ _AT_ONCE = 1024
 class Upkeep:
     """To be called after everything that changes the books, and every half heartbeat or more."""
 
-    def __init__(self, books: Books, census: Census, dispatch: Dispatch, pauses: PauseExchange) -> None:
-        self._books, self._census, self._dispatch, self._pauses = books, census, dispatch, pauses
+    def __init__(self, books: Books, census: Census, outbox: Outbox, pauses: PauseExchange) -> None:
+        self._books, self._census, self._outbox, self._pauses = books, census, outbox, pauses
         self._ticked_at = self._era_began = 0.0
 
     def tick(self, now: float) -> None:
@@ -100,6 +100,6 @@ class Upkeep:
         excluded = tenant.holdings.blocks(record for job in leased for record in job.contexts.values())
         pages = tenant.holdings.pages
         for copy, start, end, tokens in tenant.holdings.evict(over, excluded, books.records, now):
-            self._dispatch.evict(copy, start, end, tokens, "tenant over budget")
+            self._outbox.evict(copy, start, end, tokens, "tenant over budget")
             books.held(books.engines[copy.engine], tenant, -tokens)
         books.pages += tenant.holdings.pages - pages

@@ -9,10 +9,10 @@ import pytest
 from agentcache.errors import ConfigError, InputError
 from agentcache_workloads.results import run
 from agentcache_workloads.results.cells import Cell, cells
-from agentcache_workloads.results.code import code_hash
 from agentcache_workloads.results.columns import column
 from agentcache_workloads.results.config import Figure, Workload, load_figure
 from agentcache_workloads.results.measure import measure
+from agentcache_workloads.results.row_code import code_hash
 from agentcache_workloads.results.rows import load_rows, save_rows
 from agentcache_workloads.results.run import run_figure
 from agentcache_workloads.results.workload import half_of, jobs_of, turns_of

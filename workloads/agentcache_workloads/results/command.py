@@ -16,11 +16,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from agentcache.errors import ConfigError
 from agentcache.files import write_whole
 from agentcache_workloads.results.cells import cells
-from agentcache_workloads.results.code import code_hash
 from agentcache_workloads.results.columns import column
 from agentcache_workloads.results.config import Figure, changed, load_figure
 from agentcache_workloads.results.paper import write_paper
 from agentcache_workloads.results.results_page import figure_section, page
+from agentcache_workloads.results.row_code import code_hash
 from agentcache_workloads.results.rows import load_rows
 from agentcache_workloads.results.run import run_figure
 from agentcache_workloads.results.sections import bench_section

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 
 from agentcache_workloads.results.cells import STOCK, cells
-from agentcache_workloads.results.code import code_hash, standing
 from agentcache_workloads.results.columns import Column, column
 from agentcache_workloads.results.compare import ORACLE, PLACE, Comparison, Place, Verdict
 from agentcache_workloads.results.config import Figure
+from agentcache_workloads.results.row_code import code_hash, standing
 from agentcache_workloads.results.rows import Row
 
 LOSES = "▼"

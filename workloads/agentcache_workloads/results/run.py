@@ -11,9 +11,9 @@ from typing import Any
 
 from agentcache_workloads.replay.accounts.provenance import commit, describe_host
 from agentcache_workloads.results.cells import Cell, cells
-from agentcache_workloads.results.code import code_hash, standing
 from agentcache_workloads.results.config import Figure
 from agentcache_workloads.results.measure import Measured, measure, missing
+from agentcache_workloads.results.row_code import code_hash, standing
 from agentcache_workloads.results.rows import Row, as_row, load_rows, save_rows
 
 SAVE_EVERY_S = 5.0

@@ -16,8 +16,8 @@ from agentcache_workloads.replay.accounts.metrics import run_object
 from agentcache_workloads.replay.accounts.provenance import commit, describe_host
 from agentcache_workloads.replay.commands.prepare import Prepared
 from agentcache_workloads.replay.commands.result_table import result_table
-from agentcache_workloads.replay.jobs.known import known_tokens
 from agentcache_workloads.replay.jobs.render import Renderer
+from agentcache_workloads.replay.jobs.reuse_bound import known_tokens
 from agentcache_workloads.replay.result import RunResult
 from agentcache_workloads.replay.spec import RunSpec
 

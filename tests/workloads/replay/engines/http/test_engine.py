@@ -13,9 +13,9 @@ import pytest
 from agentcache.errors import EngineError
 from agentcache_workloads.replay.accounts.metrics import run_object
 from agentcache_workloads.replay.engines.http.engine import run
-from agentcache_workloads.replay.jobs.known import known_tokens
 from agentcache_workloads.replay.jobs.plan import load_plan
 from agentcache_workloads.replay.jobs.render import Renderer
+from agentcache_workloads.replay.jobs.reuse_bound import known_tokens
 from agentcache_workloads.replay.result import RunResult
 from agentcache_workloads.replay.spec import KEY, Remote, RunSpec, Selection
 from tests.workloads.replay.specs import run_spec

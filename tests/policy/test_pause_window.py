@@ -2,7 +2,7 @@
 
 import pytest
 
-from agentcache.policy.pauses import PauseWindow
+from agentcache.policy.pause_window import PauseWindow
 
 
 def test_says_when_to_update() -> None:

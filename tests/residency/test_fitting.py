@@ -4,8 +4,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from agentcache.policy.admission.growth import GrowthWindow
+from agentcache.residency.fitting import Prefix
 from agentcache.residency.footprints import Footprint
-from agentcache.residency.prefix import Prefix
 
 NAMES = st.sampled_from("abcdef")
 

@@ -2,8 +2,8 @@ from collections.abc import Callable
 from typing import Any
 
 from agentcache_workloads.replay.jobs.jobs import build_job
-from agentcache_workloads.replay.jobs.known import known_tokens
 from agentcache_workloads.replay.jobs.render import Renderer
+from agentcache_workloads.replay.jobs.reuse_bound import known_tokens
 from agentcache_workloads.replay.result import CallRecord
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agentcache_workloads.results import code, results_page
-from agentcache_workloads.results.code import (
+from agentcache_workloads.results import results_page, row_code
+from agentcache_workloads.results.row_code import (
     EQUAL,
     Equal,
     code_hash,
@@ -63,12 +63,12 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / "made_core" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "made_core" / name).write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(code, "CODE", ("made_core",))
+    monkeypatch.setattr(row_code, "CODE", ("made_core",))
     return tmp_path / "made_core"
 
 
 def forget() -> None:
-    for cached in (code._core, code_hash, standing):
+    for cached in (row_code._core, code_hash, standing):
         cached.cache_clear()
     sys.modules.pop("guest", None)
 
@@ -186,7 +186,7 @@ def test_a_policy_from_another_package_counts_with_what_it_imports(
     for name, text in {"__init__": "", "policies": way + "\nA = 1", "rules": "LIMIT = 3", "beside": "B = 1"}.items():
         (guest / f"{name}.py").write_text(text)
     point = EntryPoint("guest", "guest.policies:Guest", "agentcache.policies")
-    monkeypatch.setattr(code, "entry_points", lambda group: [point])
+    monkeypatch.setattr(row_code, "entry_points", lambda group: [point])
     before = hash_now("guest:x=1+lru")
     assert before != hash_now("lru") == hash_now()
     (guest / "beside.py").write_text("B = 2")
@@ -197,7 +197,7 @@ def test_a_policy_from_another_package_counts_with_what_it_imports(
 
 
 def test_the_hash_is_the_same_in_every_process() -> None:
-    asked = "from agentcache_workloads.results.code import code_hash; print(code_hash('continuum+lru'))"
+    asked = "from agentcache_workloads.results.row_code import code_hash; print(code_hash('continuum+lru'))"
     there = subprocess.run([sys.executable, "-c", asked], check=True, capture_output=True, text=True).stdout
     assert there.strip() == hash_now("continuum+lru")
 
@@ -231,7 +231,7 @@ def test_a_pair_with_an_unknown_field_is_refused(tmp_path: Path) -> None:
 def test_a_page_counts_rows_of_code_that_leads_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = tmp_path / "equal.toml"
     kept.write_text(f'[[equal]]\nold = "a"\nnew = "{code_hash()}"\nrows = 1\nfigures = 1\ncommits = ["a", "b"]\n')
-    monkeypatch.setattr(code, "EQUAL", kept)
+    monkeypatch.setattr(row_code, "EQUAL", kept)
     standing.cache_clear()
     rows = [{"code": made, "policy": "lru"} for made in ("a", "b", code_hash())]
     assert "1 rows were made by other code" in results_page._origin(rows, code_hash())
