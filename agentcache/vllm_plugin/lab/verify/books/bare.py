@@ -6,8 +6,8 @@ from functools import cache
 from typing import Any
 
 from agentcache.vllm_plugin import compat
-from agentcache.vllm_plugin.lab.model_check.device import Group
-from agentcache.vllm_plugin.lab.model_check.programs import BLOCK_SIZE, World
+from agentcache.vllm_plugin.lab.verify.books.device import Group
+from agentcache.vllm_plugin.lab.verify.books.worlds import BLOCK_SIZE, World
 from agentcache.vllm_plugin.launch.tiny_models import model_dir
 
 MAX_LEN = 64

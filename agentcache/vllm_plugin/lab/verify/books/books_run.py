@@ -1,17 +1,16 @@
-"""Runs a program: the real scheduler, its steps carried out by the device that keeps books, everything recounted."""
+"""A program over the device that keeps books: the real scheduler ahead of it, each write, key and answer checked."""
 
 from collections import Counter, deque
 from typing import Any
 
 from agentcache.model import TurnScheduled
 from agentcache.vllm_plugin import compat
-from agentcache.vllm_plugin.lab.model_check import bare, programs
-from agentcache.vllm_plugin.lab.model_check.device import Device, Wrong
-from agentcache.vllm_plugin.lab.model_check.programs import BLOCK_SIZE, Program
-from agentcache.vllm_plugin.lab.model_check.text import Text
-
-MAX_STEPS = 3000
-"""Of one drain; drawn programs take a few dozen."""
+from agentcache.vllm_plugin.lab.verify.books import bare, worlds
+from agentcache.vllm_plugin.lab.verify.books.device import Device
+from agentcache.vllm_plugin.lab.verify.books.text import Text
+from agentcache.vllm_plugin.lab.verify.books.worlds import BLOCK_SIZE, InWorld, World
+from agentcache.vllm_plugin.lab.verify.programs import Evict, Submit
+from agentcache.vllm_plugin.lab.verify.rig import Rig, Wrong
 
 REQUIRED = (
     "preempted in the step it was scheduled in",
@@ -25,18 +24,17 @@ OFTEN = 50
 """How often a run must have met each of these to be a proof."""
 
 
-class Rig:
-    """One scheduler with its device. `met` counts what the programs went through.
+class BooksRun(Rig):
+    """One scheduler of a world with its device, at most `depth` steps ahead of it.
 
     Raises `Wrong` where a read, a write, a key or a reference is not what it must be, and what the books raise.
     """
 
-    def __init__(self, program: Program) -> None:
-        world = program.world
-        self.world, self.met = world, Counter[str]()
-        self.scheduler = bare.build(world)
-        self.manager = self.scheduler.kv_cache_manager
-        self.pool = self.manager.block_pool
+    most_steps = 3000  # drawn programs take a few dozen
+
+    def __init__(self, world: World) -> None:
+        super().__init__(bare.build(world))
+        self.world = world
         self.host = getattr(self.scheduler, "agentcache", None)
         self._texts: dict[str, Text] = {}
         self._requests: dict[str, Any] = {}
@@ -73,41 +71,13 @@ class Rig:
 
     def _hear(self, event: Any, now: float) -> None:
         if isinstance(event, TurnScheduled):
-            self.met["holes"] += event.holes > 0
-            self.met["several holes"] += event.holes > 1
+            self.scheduled(event)
 
     # Operations
 
-    def run(self, ops: tuple[programs.Op, ...]) -> None:
-        for op in ops:
-            self.do(op)
-        self.drain()
-
-    def do(self, op: programs.Op) -> None:
-        match op:
-            case programs.Submit():
-                self._submit(op)
-            case programs.Step(count):
-                for _ in range(count):
-                    self.step()
-            case programs.Drain():
-                self.drain()
-            case programs.Evict(share, seed):
-                self._evict(share, seed)
-            case programs.Abort(number):
-                self._abort(number)
-            case programs.Preempt(number):
-                self._preempt(number)
-            case programs.Reset(running):
-                self.met["resets"] += self.scheduler.reset_prefix_cache(reset_running_requests=running)
-            case programs.Budget(tokens, each):
-                self.scheduler.max_num_scheduled_tokens = tokens
-                self.scheduler.scheduler_config.long_prefill_token_threshold = each
-        self.recount()
-
-    def _submit(self, op: programs.Submit) -> None:
+    def submit(self, op: Submit) -> None:
         name = str(len(self._texts))
-        tokens = bare.contexts(programs.CONTEXTS)[op.context]
+        tokens = bare.contexts(worlds.CONTEXTS)[op.context]
         match op.shape:
             case "cut":
                 tokens = tokens[: len(tokens) // 2 + 1]
@@ -115,47 +85,28 @@ class Rig:
                 tokens = tokens[: max(len(tokens) // BLOCK_SIZE, 1) * BLOCK_SIZE]
             case "follow-up":
                 tokens = [*Text(tokens, op.salt).tokens(0, len(tokens) + op.answer), 7, 8, 9]
-        text = self._texts[name] = Text(tokens, op.salt)
+        self._texts[name] = Text(tokens, op.salt)
         job = f"stream {op.context % 3}" if op.context % 2 else None
         self._requests[name] = request = bare.request(name, tokens, op.answer, op.salt, op.urgency, job)
-        whole = len(request.block_hashes)
-        for index in range(whole + (op.answer + len(tokens)) // BLOCK_SIZE + 1 - whole):
-            self._prefixes_of(text, index)
         self.scheduler.add_request(request)
 
     def _prefixes_of(self, text: Text, index: int) -> list[int]:
         return text.prefixes(index * BLOCK_SIZE, (index + 1) * BLOCK_SIZE)
 
-    def _evict(self, share: float, seed: int) -> None:
+    def evict(self, op: Evict) -> None:
         free = [block.block_id for block in self.pool.blocks if block.block_hash is not None and not block.ref_cnt]
-        chosen = {block_id for block_id in free if (block_id * 7919 + seed * 104729) % 97 < 97 * share}
-        self.met["evictions"] += len(chosen)
-        self.pool.evict_blocks(chosen)
+        doomed = {block_id for block_id in free if (block_id * 7919 + op.seed * 104729) % 97 < 97 * op.share}
+        self.met["evictions"] += len(doomed)
+        self.pool.evict_blocks(doomed)
 
-    def _live(self) -> list[str]:
-        return [name for name in self._requests if name in self.scheduler.requests]
+    def abort(self, request: Any) -> None:
+        self.met["aborts"] += 1
+        self.scheduler.finish_requests(request.request_id, compat.RequestStatus.FINISHED_ABORTED)
 
-    def _abort(self, number: int) -> None:
-        if live := self._live():
-            self.met["aborts"] += 1
-            self._end(live[number % len(live)], compat.RequestStatus.FINISHED_ABORTED)
-
-    def _end(self, name: str, status: Any) -> None:
-        self.scheduler.finish_requests(name, status)
-
-    def _preempt(self, number: int) -> None:
-        if running := self.scheduler.running:
-            compat.preempt(self.scheduler, running[number % len(running)])
+    def reset(self, running: bool) -> None:
+        self.met["resets"] += self.scheduler.reset_prefix_cache(reset_running_requests=running)
 
     # Steps
-
-    def drain(self) -> None:
-        for _ in range(MAX_STEPS):
-            if not self._live() and not self._flying:
-                self._check_idle()
-                return
-            self.step()
-        raise Wrong(f"after {MAX_STEPS} steps {len(self._live())} requests have not ended")
 
     def step(self) -> None:
         """As vLLM's engine does: schedule as far ahead as may be, then take the oldest output in."""
@@ -170,7 +121,7 @@ class Rig:
     def _schedule(self) -> bool:
         """Make a step and hand it to the device; whether there was anything to compute."""
         self._step += 1
-        self._users = self._references()
+        self._users = self.holders()
         output = self.scheduler.schedule()
         result, writers = self._device.execute(output)
         self._check_writes(writers)
@@ -183,22 +134,9 @@ class Rig:
 
     # What must hold
 
-    def _references(self) -> dict[int, set[str]]:
-        users: dict[int, set[str]] = {}
-        for group in self.manager.coordinator.single_type_managers:
-            references = getattr(group, "references", None)
-            if references is None:
-                found = [(name, block) for name, table in group.req_to_blocks.items() for block in table]
-            else:
-                found = list(references())
-            for name, block in found:
-                if not block.is_null:
-                    users.setdefault(block.block_id, set()).add(name)
-        return users
-
     def _check_writes(self, writers: dict[int, set[str]]) -> None:
         """A block is written by one request, before others have it and in the step at the latest that gives its key."""
-        now = self._references()
+        now = self.holders()
         for block_id, names in writers.items():
             (name,) = names if len(names) == 1 else (None,)
             if name is None:
@@ -211,13 +149,9 @@ class Rig:
 
     def recount(self) -> None:
         """The books of host and pool, each reference, and each key against what its block holds."""
-        users = self._references()
-        for block in self.pool.blocks[1:]:
-            if block.ref_cnt != len(users.get(block.block_id, ())):
-                raise Wrong(
-                    f"block {block.block_id} counts {block.ref_cnt} references, {users.get(block.block_id)} have"
-                )
-        self._learn_keys()
+        self.check_references(self.holders())
+        for name, request in self._requests.items():
+            self._learn(request, self._texts[name])
         for block in self.pool.blocks[1:]:
             if block.block_hash is None:
                 continue
@@ -246,13 +180,6 @@ class Rig:
         if need <= (free := self.pool.get_num_free_blocks()):
             raise Wrong(f"{request.request_id} is remembered not to fit; it needs {need} blocks, {free} are free")
 
-    def _learn_keys(self) -> None:
-        for name, request in self._requests.items():
-            text = self._texts[name]
-            for index, key in enumerate(request.block_hashes):
-                if key not in self._meaning:
-                    self._meaning[key] = self._prefixes_of(text, index)
-
     def _check_answers(self) -> None:
         for name in [name for name, request in self._requests.items() if request.is_finished()]:
             request, text = self._requests.pop(name), self._texts[name]
@@ -264,9 +191,12 @@ class Rig:
 
     def _learn(self, request: Any, text: Text) -> None:
         for index, key in enumerate(request.block_hashes):
-            self._meaning.setdefault(key, self._prefixes_of(text, index))
+            if key not in self._meaning:
+                self._meaning[key] = self._prefixes_of(text, index)
 
-    def _check_idle(self) -> None:
+    def is_idle(self) -> bool:
+        if self.live() or self._flying:
+            return False
         left = {
             "runs": getattr(self.manager, "runs", {}),
             **{
@@ -279,10 +209,11 @@ class Rig:
             raise Wrong(f"nothing runs, and these are not empty: {full}")
         if (free := self.pool.get_num_free_blocks()) != self.world.pool:
             raise Wrong(f"nothing runs, and {free} of {self.world.pool} blocks are free")
+        return True
 
 
-def run(program: Program) -> Counter[str]:
-    """Run a program in a new scheduler; returns what it met. Raises `Wrong` or `CheckFailed`."""
-    rig = Rig(program)
+def run(program: InWorld) -> Counter[str]:
+    """Run a program in a new scheduler; returns what it met. Raises `CheckFailed`, of which `Wrong` is one."""
+    rig = BooksRun(program.world)
     rig.run(program.ops)
     return rig.met

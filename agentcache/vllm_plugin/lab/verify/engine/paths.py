@@ -3,12 +3,12 @@
 import random
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 
-from agentcache.vllm_plugin.lab.verify import cases
-from agentcache.vllm_plugin.lab.verify.cases import Case, Reproducer, Setting
-from agentcache.vllm_plugin.lab.verify.child import Child
-from agentcache.vllm_plugin.lab.verify.outcome import Outcome, total
+from agentcache.vllm_plugin.lab.verify.engine import cases
+from agentcache.vllm_plugin.lab.verify.engine.cases import Case, Reproducer, Setting
+from agentcache.vllm_plugin.lab.verify.engine.child import Child
+from agentcache.vllm_plugin.lab.verify.engine.outcome import Finding, Outcome, total
+from agentcache.vllm_plugin.lab.verify.programs import shrink
 
 REQUIRED = (
     "holes",
@@ -41,38 +41,6 @@ REQUIRED_SHARED = (
 TRIALS = 60
 RESTARTS = 8
 """Shrinking stops after so many cases, and after so many engines that broke."""
-
-
-@dataclass(slots=True)
-class Finding:
-    """What one setting has shown. `failure`: the first case that was wrong, made small, and why it is wrong.
-
-    `stock`: what vLLM alone has shown in the same cases, and `stock_wrong` in how many it was wrong; None where it was
-    not run. It fails nothing.
-    """
-
-    setting: Setting
-    cases: int
-    outcome: Outcome = field(default_factory=Outcome)
-    control_failed: bool = False
-    why: str | None = None
-    failure: Reproducer | None = None
-    stock: Outcome | None = None
-    stock_wrong: int = 0
-
-    @property
-    def failures(self) -> list[str]:
-        """Why this is no proof of exactness; empty if it is one."""
-        if self.why:
-            return [self.why]
-        checks = {
-            f"{self.outcome.near_ties} near-ties in {self.outcome.tokens} tokens are too many": (
-                not self.outcome.too_many_near_ties
-            ),
-            "the negative control passed, so the comparison has no teeth": self.control_failed,
-            "nothing was reused behind a hole": self.outcome.tokens_after_hole > 0,
-        }
-        return [sentence for sentence, fine in checks.items() if not fine]
 
 
 def drawn(setting: Setting, count: int, seed: int) -> list[Case]:
@@ -129,7 +97,7 @@ def reproducer(child: Child, case: Case, before: Sequence[Case]) -> Reproducer:
     child.fresh()
     if not fails(case):
         return Reproducer(child.setting, case, tuple(before))
-    return Reproducer(child.setting, cases.shrink(case, fails, TRIALS))
+    return Reproducer(child.setting, shrink(case, fails, TRIALS))
 
 
 def reproduce(given: Reproducer) -> Outcome:

@@ -2,13 +2,14 @@
 
 from hypothesis import strategies as st
 
-from agentcache.vllm_plugin.lab.model_check import programs
+from agentcache.vllm_plugin.lab.verify import programs
+from agentcache.vllm_plugin.lab.verify.books import worlds as drawing
 
 submits = st.builds(
     programs.Submit,
-    context=st.integers(0, programs.CONTEXTS - 1),
+    context=st.integers(0, drawing.CONTEXTS - 1),
     shape=st.sampled_from(programs.SHAPES),
-    answer=st.integers(1, programs.ANSWER_TOKENS),
+    answer=st.integers(1, drawing.ANSWER_TOKENS),
     salt=st.sampled_from((None, None, "a")),
     urgency=st.integers(0, 3),
 )
@@ -18,26 +19,26 @@ disturbances = st.one_of(
     st.builds(programs.Abort, st.integers(0, 7)),
     st.builds(programs.Preempt, st.integers(0, 7)),
     st.builds(programs.Reset, st.booleans()),
-    st.builds(programs.Budget, st.sampled_from(programs.BUDGETS), st.sampled_from((0, 2, 4, 7))),
+    st.builds(programs.Budget, st.sampled_from(drawing.BUDGETS), st.sampled_from((0, 2, 4, 7))),
     st.just(programs.Drain()),
 )
 ops = st.lists(st.one_of(submits, submits, steps, evictions, disturbances), max_size=30)
 
 
 @st.composite
-def worlds(draw: st.DrawFn) -> programs.World:
+def worlds(draw: st.DrawFn) -> drawing.World:
     depth = draw(st.sampled_from((2, 1, 3)))
-    return programs.World(
+    return drawing.World(
         depth,
         asynchronous=depth > 1 or draw(st.booleans()),
         order=draw(st.sampled_from(("priority", "fcfs"))),
         mode=draw(st.sampled_from(("fused", "sequential"))),
-        policy=draw(st.sampled_from(programs.POLICIES)),
-        admission=draw(st.sampled_from(programs.ADMISSIONS)),
-        pool=draw(st.sampled_from(programs.POOLS)),
+        policy=draw(st.sampled_from(drawing.POLICIES)),
+        admission=draw(st.sampled_from(drawing.ADMISSIONS)),
+        pool=draw(st.sampled_from(drawing.POOLS)),
         segments=draw(st.sampled_from((8, 2))),
         whole=draw(st.booleans()),
     )
 
 
-drawn = st.builds(lambda world, chosen: programs.Program(world, tuple(chosen)), worlds(), ops)
+drawn = st.builds(lambda world, chosen: drawing.InWorld(tuple(chosen), world), worlds(), ops)

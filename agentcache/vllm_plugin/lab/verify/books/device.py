@@ -6,14 +6,11 @@ from typing import Any
 
 from agentcache.vllm_plugin.blocks.holes import SEGMENTS, Run
 from agentcache.vllm_plugin.compat import ModelRunnerOutput
-from agentcache.vllm_plugin.lab.model_check.text import Text
+from agentcache.vllm_plugin.lab.verify.books.text import Text
+from agentcache.vllm_plugin.lab.verify.rig import Wrong
 
 NOTHING = 0
 """What a slot holds that nobody has written since its block was handed out."""
-
-
-class Wrong(Exception):
-    """The scheduler would have had a real device compute from the wrong K/V, or break another promise."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agentcache.errors import ConfigError
-from agentcache.vllm_plugin.lab.verify.cases import Case, Setting, withdrawal
-from agentcache.vllm_plugin.lab.verify.outcome import Outcome, total
-from agentcache.vllm_plugin.lab.verify.paths import REQUIRED, REQUIRED_SHARED, Finding, drawn, not_walked
-from agentcache.vllm_plugin.lab.verify.settings import ALL, MODELS, choose, spread
+from agentcache.vllm_plugin.lab.verify.engine.cases import Case, Setting, withdrawal
+from agentcache.vllm_plugin.lab.verify.engine.outcome import Finding, Outcome
+from agentcache.vllm_plugin.lab.verify.engine.paths import REQUIRED, REQUIRED_SHARED, drawn, not_walked
+from agentcache.vllm_plugin.lab.verify.engine.settings import ALL, MODELS, choose, spread
 
 LLAMA = Setting("tiny-llama", "float32")
 
@@ -78,62 +78,6 @@ def test_the_cases_of_a_setting_are_its_own_and_its_seeds(count: int, seed: int)
     if count > 10:
         assert mine[5:] != drawn(Setting("tiny-moe", "float32"), count, seed)[5:]
         assert mine[5:] != drawn(LLAMA, count, seed + 1)[5:]
-
-
-def test_outcomes_add_up() -> None:
-    first = Outcome(mismatches=1, tokens=10, max_logprob_diff=0.5, holes=2, paths={"abort": 1, "holes": 2})
-    second = Outcome(tokens=5, near_ties=1, max_logprob_diff=0.25, bit_differences=1, paths={"holes": 1}, fault="broke")
-    assert total([first, second]) == Outcome(
-        mismatches=1,
-        near_ties=1,
-        tokens=15,
-        max_logprob_diff=0.5,
-        holes=2,
-        bit_differences=1,
-        paths={"abort": 1, "holes": 3},
-        fault="broke",
-    )
-
-
-@pytest.mark.parametrize(
-    ("outcome", "says"),
-    [
-        (Outcome(), None),
-        (Outcome(near_ties=3, tokens=4, max_logprob_diff=1e-5), None),
-        (Outcome(fault="CheckFailed: a block is lost", mismatches=2), "a block is lost"),
-        (Outcome(mismatches=2), "2 tokens differ"),
-        (Outcome(bit_differences=1), "1 answers at equal shapes"),
-        (Outcome(max_logprob_diff=2e-4), "differ by up to 0.0002"),
-    ],
-)
-def test_what_makes_a_case_wrong(outcome: Outcome, says: str | None) -> None:
-    why = outcome.why_wrong("float32")
-    assert (why is None) if says is None else (why is not None and says in why)
-
-
-def test_what_is_right_in_one_precision_is_wrong_in_the_other() -> None:
-    assert Outcome(max_logprob_diff=1e-2).why_wrong("bfloat16") is None
-    assert Outcome(max_logprob_diff=1e-2).why_wrong("float32") is not None
-
-
-SOUND = Outcome(tokens=1000, near_ties=10, tokens_after_hole=64)
-
-
-@pytest.mark.parametrize(
-    ("finding", "says"),
-    [
-        (Finding(LLAMA, 4, SOUND, control_failed=True), None),
-        (Finding(LLAMA, 4, SOUND, control_failed=False), "no teeth"),
-        (Finding(LLAMA, 4, Outcome(tokens=1000), control_failed=True), "behind a hole"),
-        (
-            Finding(LLAMA, 4, Outcome(tokens=999, near_ties=10, tokens_after_hole=9), control_failed=True),
-            "10 near-ties in 999",
-        ),
-        (Finding(LLAMA, 4, SOUND, control_failed=True, why="2 tokens differ"), "2 tokens differ"),
-    ],
-)
-def test_each_way_to_prove_nothing_is_a_failure(finding: Finding, says: str | None) -> None:
-    assert (finding.failures == []) if says is None else (len(finding.failures) == 1 and says in finding.failures[0])
 
 
 def test_a_path_that_nobody_walked_is_named() -> None:

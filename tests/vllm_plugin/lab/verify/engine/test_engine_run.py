@@ -7,9 +7,10 @@ import pytest
 from typer.testing import CliRunner
 
 from agentcache.cli.main import app
-from agentcache.vllm_plugin.lab.verify.cases import Budget, Case, Corrupt, Drain, Evict, Setting, Step, Submit
-from agentcache.vllm_plugin.lab.verify.child import Child
-from agentcache.vllm_plugin.lab.verify.paths import REQUIRED, REQUIRED_SHARED, reproducer
+from agentcache.vllm_plugin.lab.verify.engine.cases import Case, Setting
+from agentcache.vllm_plugin.lab.verify.engine.child import Child
+from agentcache.vllm_plugin.lab.verify.engine.paths import REQUIRED, REQUIRED_SHARED, reproducer
+from agentcache.vllm_plugin.lab.verify.programs import Budget, Corrupt, Drain, Evict, Step, Submit
 
 pytestmark = pytest.mark.vllm
 pytest.importorskip("vllm", reason="the engines are vLLM's")
