@@ -1,7 +1,7 @@
 """A replica: one engine and its OpenAI API. Serve counts its calls; their bytes pass Serve by."""
 
 import importlib
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -64,12 +64,12 @@ class Replica:
         """Stands for a call in Serve's books, by which it bounds and scales, until that has ended."""
         await self.calls.hold(request)
 
-    def waiting_s(self) -> Counter[str]:
+    def waiting_s(self) -> defaultdict[str, float]:
         """Expected prefill seconds of requests without a first byte, by the ingress that sent each."""
-        waits: Counter[str] = Counter()
+        waits: defaultdict[str, float] = defaultdict(float)
         for plan in self.calls.open.values():
             if not plan.started:
-                waits[plan.source] += plan.rebuild_s  # type: ignore[assignment]
+                waits[plan.source] += plan.rebuild_s
         return waits
 
     def record_routing_stats(self) -> dict[str, Any]:

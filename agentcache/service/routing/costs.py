@@ -1,6 +1,6 @@
 """What a request would wait, and cost all, on each replica: the numbers that the router ranks by."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -36,12 +36,12 @@ class Ledger:
         for request in [request for request, plan in self.open.items() if plan.ended]:
             del self.open[request]
 
-    def waiting_s(self) -> Counter[str]:
+    def waiting_s(self) -> defaultdict[str, float]:
         """Expected prefill seconds before a new request on each replica: of requests without a first token."""
-        waits: Counter[str] = Counter()
+        waits: defaultdict[str, float] = defaultdict(float)
         for plan in self.open.values():
             if plan.replica is not None and not plan.started:
-                waits[plan.replica] += plan.rebuild_s  # type: ignore[assignment]
+                waits[plan.replica] += plan.rebuild_s
         return waits
 
     def requests(self) -> Counter[str]:
