@@ -126,11 +126,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
             start_new_session=True,
         )
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=240, trust_env=False) as client:
             wait_until_healthy(client, process, log)
             yield client
         process.send_signal(signal.SIGINT)
-        process.wait(timeout=60)
+        process.wait(timeout=240)
     finally:
         with suppress(ProcessLookupError):  # the group is empty, as it should be
             os.killpg(process.pid, signal.SIGKILL)

@@ -34,7 +34,7 @@ class Child:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        out, err = self._process.communicate(timeout=60)
+        out, err = self._process.communicate(timeout=240)
         self.said += [*out.splitlines(), *err.splitlines()]
 
     def tell(self, **order: Any) -> None:

@@ -17,7 +17,7 @@ import httpx
 from agentcache.cost import CostProfile
 from tests.service.stand import REPLICA
 
-LIMIT_S = 90
+LIMIT_S = 240
 
 
 class EchoEngine:
@@ -70,7 +70,7 @@ class Load:
 
 
 async def load(url: str) -> dict[str, Any]:
-    async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=url, timeout=240, trust_env=False) as http:
         load = Load(http)
         grown = await load.until(24, 2)
         shrunk = await load.until(1, 1)

@@ -61,7 +61,7 @@ async def turns(url: str, named: bool) -> list[dict[str, Any]]:
         told: dict[str, Any] = answer.json()
         return {"text": told["choices"][0]["text"], **told["usage"]["prompt_tokens_details"]}
 
-    async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=url, timeout=240, trust_env=False) as http:
         prompts = [f"{session}{named} " * 80 for session in range(SESSIONS)]
         await asyncio.gather(*(turn(http, session, prompt) for session, prompt in enumerate(prompts)))
         return [await turn(http, session, prompts[session] + "more") for session in range(SESSIONS)]

@@ -37,7 +37,7 @@ class App:
 
     def __init__(self, process: subprocess.Popen[bytes], url: str, log: Path) -> None:
         self.process, self.url, self.log = process, url, log
-        self.http = httpx.Client(base_url=url, timeout=60, trust_env=False, headers=bearer("red"))
+        self.http = httpx.Client(base_url=url, timeout=240, trust_env=False, headers=bearer("red"))
 
     def replicas(self) -> list[int]:
         """Process ids of the replicas of this application."""
@@ -48,7 +48,7 @@ class App:
         name = f"ray::ServeReplica:agentcache:{deployment}"
         return [pid for pid, _, args in processes(self.process.pid) if args.startswith(name)]
 
-    def until(self, true: Callable[[], Any], limit_s: float = 60) -> Any:
+    def until(self, true: Callable[[], Any], limit_s: float = 240) -> Any:
         deadline = time.monotonic() + limit_s
         while not (found := true()):
             if time.monotonic() > deadline or self.process.poll() is not None:
@@ -112,7 +112,7 @@ def started(folder: Path, *args: str, env: dict[str, str] | None = None) -> Iter
         yield app
         family = processes(process.pid)
         process.send_signal(signal.SIGINT)
-        process.wait(timeout=60)
+        process.wait(timeout=240)
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

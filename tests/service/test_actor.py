@@ -46,7 +46,7 @@ def courier(cluster: str, namespace: str) -> Iterator[Callable[[bytes], bytes]]:
 
     yield ask
     child.stdin.close()  # type: ignore[union-attr]
-    assert child.wait(timeout=30) == 0
+    assert child.wait(timeout=240) == 0
 
 
 def started(config: dict[str, Any], namespace: str) -> Any:
@@ -99,7 +99,7 @@ def test_a_killed_actor_comes_back_and_learns_everything_again(
     killed_at = time.monotonic()
     seq, after = 2, before
     while after.service == before.service:  # it answers, or not, until it is dead
-        assert time.monotonic() - killed_at < 60
+        assert time.monotonic() - killed_at < 240
         if (answer := courier(report(seq)))[:1] == b"+":
             after = decode(answer[1:], Reply)
         seq += 1

@@ -9,6 +9,6 @@ pytestmark = pytest.mark.ray
 
 
 def test_replicas_come_and_go_and_no_turn_is_lost() -> None:
-    told, _ = outcome("tests.service.scaling", "codes", timeout_s=300)
+    told, _ = outcome("tests.service.scaling", "codes", timeout_s=580)
     assert told["grown"] == 2 and told["shrunk"] == 1
     assert set(told["codes"]) == {"200"}

@@ -152,7 +152,7 @@ def test_a_client_that_vanishes_frees_its_place(app: App) -> None:
 
 def test_a_flood_of_control_calls_is_shed(app: App) -> None:
     async def flood() -> Counter[int]:
-        async with httpx.AsyncClient(base_url=app.url, headers=bearer("blue"), timeout=60, trust_env=False) as http:
+        async with httpx.AsyncClient(base_url=app.url, headers=bearer("blue"), timeout=240, trust_env=False) as http:
             calls = [http.post("/agentcache/v1/jobs/flood") for _ in range(200)]
             turn = http.post(CHAT, json=body("in the flood"))
             codes = Counter(answer.status_code for answer in await asyncio.gather(*calls))
@@ -190,7 +190,7 @@ def test_a_replay_does_not_notice_that_the_service_is_killed(app: App, tmp_path:
         os.kill(killed, signal.SIGKILL)
         app.until(lambda: not lives(killed))
         app.until(lambda: snapshot() is not None)  # it has been restarted; engines announce themselves anew
-        app.until(lambda: len({engine for engine, _ in holding()}) == 2, limit_s=10)
+        app.until(lambda: len({engine for engine, _ in holding()}) == 2)
         assert replay.wait(120) == 0
     finally:
         replay.kill()
@@ -222,7 +222,7 @@ def test_a_killed_replica_costs_no_request(app: App) -> None:
             ends["lost" if LOST in error.message else error.message] += 1
 
     async def turns() -> None:
-        async with httpx.AsyncClient(base_url=app.url, headers=bearer("red"), timeout=120, trust_env=False) as http:
+        async with httpx.AsyncClient(base_url=app.url, headers=bearer("red"), timeout=240, trust_env=False) as http:
 
             async def turn(number: int) -> None:
                 asked = body(f"{number} " * 100, max_tokens=64, ignore_eos=True)
@@ -251,7 +251,7 @@ def test_a_killed_replica_costs_no_request(app: App) -> None:
 
 def test_a_killed_ingress_comes_back_and_knows_where_contexts_are(app: App) -> None:
     async def turns(sessions: list[str]) -> dict[str, tuple[str, int]]:
-        async with httpx.AsyncClient(base_url=app.url, headers=bearer("red"), timeout=60, trust_env=False) as http:
+        async with httpx.AsyncClient(base_url=app.url, headers=bearer("red"), timeout=240, trust_env=False) as http:
 
             async def turn(session: str) -> tuple[str, int]:
                 answer = await http.post(CHAT, json=body(session * 100), headers={"X-Session-ID": session})

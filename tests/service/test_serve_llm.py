@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.vllm]
 
 
 def test_turns_meet_their_contexts_under_ray_serve_llm() -> None:
-    told, said = outcome("tests.service.serve_llm", "named", timeout_s=400)
+    told, said = outcome("tests.service.serve_llm", "named", timeout_s=580)
     for kind in ("named", "nameless"):
         assert all(turn["cached_tokens"] > 400 for turn in told[kind]), told
     # Half of them by chance, if nobody knew; and they were not all in one place.

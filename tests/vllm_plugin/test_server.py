@@ -33,7 +33,7 @@ def stream(url: str, prompt: list[int], **more: object) -> list[int]:
     body = {"model": "tiny", "prompt": prompt, "max_tokens": 8, "temperature": 0, "ignore_eos": True, **more}
     tokens: list[int] = []
     asked = {**body, "stream": True, "return_token_ids": True}
-    with httpx.stream("POST", f"{url}/v1/completions", json=asked, timeout=120) as answer:
+    with httpx.stream("POST", f"{url}/v1/completions", json=asked, timeout=240) as answer:
         assert answer.status_code == 200, answer.read()
         for line in answer.iter_lines():
             if line.startswith("data: {"):
@@ -66,7 +66,7 @@ def test_prompt_logprobs_are_complete_and_counted(url: str) -> None:
     stream(url, prompt)
     before = metric(url, "agentcache_stock_turns_total", 'reason="prompt_logprobs"')
     body = {"model": "tiny", "prompt": prompt, "max_tokens": 2, "temperature": 0, "prompt_logprobs": 0}
-    answer = httpx.post(f"{url}/v1/completions", json=body, timeout=120).json()
+    answer = httpx.post(f"{url}/v1/completions", json=body, timeout=240).json()
     assert len(answer["choices"][0]["prompt_logprobs"]) == len(prompt)
     assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] == 0
     counted = metric_once(url, "agentcache_stock_turns_total", 'reason="prompt_logprobs"', lambda value: value > before)
@@ -90,7 +90,7 @@ def test_the_line_that_vllm_logs_has_nothing_of_ours_and_the_page_both(url: str,
 def test_a_client_that_leaves_in_mid_stream_leaves_nothing_running(url: str) -> None:
     prompt = prompts(seed=3)[0][0]
     body = {"model": "tiny", "prompt": prompt, "max_tokens": 100, "stream": True, "ignore_eos": True}
-    with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=120) as answer:
+    with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=240) as answer:
         next(answer.iter_lines())
     for _ in range(200):
         if metric(url, "vllm:num_requests_running") == 0:

@@ -69,7 +69,7 @@ def front() -> Iterator[str]:
     finally:
         loop.call_soon_threadsafe(end.set)
         thread.join(30)
-        replica.communicate(timeout=30)
+        replica.communicate(timeout=240)
 
 
 @pytest.fixture(scope="module")

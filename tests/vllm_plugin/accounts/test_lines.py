@@ -59,7 +59,7 @@ print(lines.dropped)
 """
     path = tmp_path / "lines"
     done = subprocess.run(
-        [sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=False, timeout=240
     )
     assert done.stdout == "2\n", done.stderr
     assert path.read_bytes().split(b"\n") == [b"x" * 9, b"x" * 9, b"x" * 5, b"after", b""]

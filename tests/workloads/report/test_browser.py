@@ -57,7 +57,7 @@ def browse(folder: Path, address: str, *flags: str) -> subprocess.CompletedProce
     command = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
     profile = f"--user-data-dir={folder / 'profile'}"
     return subprocess.run(
-        [*command, profile, "--enable-logging=stderr", *flags, address], capture_output=True, text=True, timeout=120
+        [*command, profile, "--enable-logging=stderr", *flags, address], capture_output=True, text=True, timeout=240
     )
 
 

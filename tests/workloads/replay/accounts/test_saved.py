@@ -32,7 +32,7 @@ def test_ctrl_c_writes_what_is_done_and_resume_goes_on(tiny: Path, tmp_path: Pat
         while len(stub.requests) < 10 and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.01)
         os.kill(process.pid, signal.SIGINT)
-        said, errors = process.communicate(timeout=60)
+        said, errors = process.communicate(timeout=240)
         assert process.returncode == 130, errors
         assert "--resume goes on" in said
         first: dict[str, Any] = json.loads(out.read_text())
@@ -43,7 +43,7 @@ def test_ctrl_c_writes_what_is_done_and_resume_goes_on(tiny: Path, tmp_path: Pat
         assert stopped_path(out).exists()
         stub.behave = lambda body, number: ("serve", 0.0)
         before = len(stub.requests)
-        done = subprocess.run(command(tiny, url, out), capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command(tiny, url, out), capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stderr
         assert len(stub.requests) - before == 4  # two jobs of the second seed
         second = json.loads(out.read_text())
@@ -57,7 +57,7 @@ def test_ctrl_c_writes_what_is_done_and_resume_goes_on(tiny: Path, tmp_path: Pat
         # The server says what it is and how big its pool is.
         assert {(run["policy"], run["cache_tokens"]) for run in second["runs"]} == {("vllm-lru", 12800)}
         other = subprocess.run(
-            command(tiny, url, out, "--output", "ignore-eos"), capture_output=True, text=True, timeout=60
+            command(tiny, url, out, "--output", "ignore-eos"), capture_output=True, text=True, timeout=240
         )
         assert other.returncode == 2
         assert "would not make" in other.stderr

@@ -63,7 +63,7 @@ argv = ["{{python}}", "{STUB}", "{{port}}", 'agentcache_policy_active{{policy="l
     page = tmp_path / "out.html"
     kept = tmp_path / "out.csv"
     command = [*AGENTCACHE, "peers", str(path), "--json", str(out), "--html", str(page), "--csv", str(kept)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     result: dict[str, Any] = json.loads(out.read_text())
     rows = [(run["policy"], run["admission"], run["jobs"], run["errors"]) for run in result["runs"]]

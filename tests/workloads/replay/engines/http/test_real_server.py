@@ -33,7 +33,7 @@ def url() -> Iterator[str]:
 def replay(tiny: Path, url: str, out: Path, *more: object) -> dict[str, Any]:
     flags = ["--engine", "http", "--url", url, "--tokens-per-block", 2, "--max-calls", 4, "--slots", 3]
     command = [*AGENTCACHE, "replay", tiny, *flags, "--time-scale", 0, "--json", out, *more]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=200, env={**os.environ})
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=240, env={**os.environ})
     assert done.returncode == 0, done.stderr + done.stdout
     run: dict[str, Any] = json.loads(out.read_text())["runs"][0]
     assert (run["policy"], run["cache_tokens"]) == ("lru-holes", 6400)  # by the server's own word
