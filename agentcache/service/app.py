@@ -21,7 +21,7 @@ from agentcache.service.front.tenants import Tenants
 from agentcache.service.replicas.place import Place
 from agentcache.service.replicas.replica import Replica
 from agentcache.service.replicas.wire import Wires
-from agentcache.service.routing.call import Call, Head, Plan
+from agentcache.service.routing.call import Head, Plan, RoutedCall
 
 STATS_PERIOD_S = 1.0
 ONE_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"}
@@ -43,7 +43,7 @@ class ServeBackend:
         self._numbers = itertools.count()
         self._leaving: set[asyncio.Task[None]] = set()
 
-    async def send(self, call: Call, plan: Plan, session: str | None) -> AsyncIterator[Head | bytes]:
+    async def send(self, call: RoutedCall, plan: Plan, session: str | None) -> AsyncIterator[Head | bytes]:
         plan.request = f"{plan.source}-{next(self._numbers)}"
         handle = self._handle.options(session_id=session) if self._sticky and session else self._handle
         place = Place(handle, plan)

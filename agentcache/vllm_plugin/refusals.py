@@ -32,7 +32,7 @@ class Setup:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class Refusal:
     """A reason to refuse. `value(setup)` is what was found, in words, or None where the rule does not apply.
 
     `early`: decided by the configuration alone, before the model's layers are known.
@@ -126,19 +126,19 @@ def runs_our_worker(config: Any) -> bool:
 
 RULES = (
     # What the model is comes first: for some, vLLM itself switches prefix caching off.
-    Rule(
+    Refusal(
         "no causal decoder",
         _attention_type,
         "a block can be reused behind a hole only where each token sees those before it and no other",
         "serve a decoder-only model that generates",
     ),
-    Rule(
+    Refusal(
         "MLA",
         lambda s: _when(s.config.model_config.use_mla, "the model has multi-head latent attention (MLA)"),
         "reuse behind holes has not been shown to be exact in its layout",
         "serve a model with full attention",
     ),
-    Rule(
+    Refusal(
         "dual-chunk attention",
         lambda s: _when(
             hasattr(s.config.model_config.hf_config, "dual_chunk_attention_config"),
@@ -147,37 +147,37 @@ RULES = (
         "it encodes positions by chunks of the whole context, not token by token",
         "serve the model's variant without dual_chunk_attention_config",
     ),
-    Rule(
+    Refusal(
         "prefix caching off",
         lambda s: _when(not s.config.cache_config.enable_prefix_caching, "prefix caching is off"),
         "no block outlives its request, so there is nothing to keep",
         "leave --no-enable-prefix-caching out",
     ),
-    Rule(
+    Refusal(
         "chunked prefill off",
         lambda s: _when(not s.config.scheduler_config.enable_chunked_prefill, "chunked prefill is off"),
         "a prompt with holes may need more steps than one",
         "leave --no-enable-chunked-prefill out",
     ),
-    Rule(
+    Refusal(
         "speculative decoding",
         lambda s: (spec := s.config.speculative_config) and f"speculative decoding by {spec.method} is on",
         "its look-ahead slots may be rejected again, which hole planning does not cover",
         "leave --speculative-config out",
     ),
-    Rule(
+    Refusal(
         "KV connector",
         lambda s: (given := s.config.kv_transfer_config) and f"KV connector {given.kv_connector} is on",
         "it may load a missing block while that block is being rebuilt",
         "leave --kv-transfer-config and --kv-offloading-size out",
     ),
-    Rule(
+    Refusal(
         "context parallelism",
         _context_parallel,
         "each block is then sharded over ranks, while holes are planned in whole blocks",
         "use tensor parallelism",
     ),
-    Rule(
+    Refusal(
         "pipeline parallelism",
         lambda s: _when(
             (size := s.config.parallel_config.pipeline_parallel_size) > 1, f"pipeline_parallel_size is {size}"
@@ -185,7 +185,7 @@ RULES = (
         "several steps are then under way at once, which jumps over resident blocks have not been tried with",
         "use tensor parallelism",
     ),
-    Rule(
+    Refusal(
         "KV cache format",
         lambda s: _when(
             (dtype := str(s.config.cache_config.cache_dtype)) not in KV_DTYPES, f"the KV cache is kept as {dtype}"
@@ -193,19 +193,19 @@ RULES = (
         "what is written for a token may then depend on what is computed beside it",
         "use --kv-cache-dtype auto or fp8",
     ),
-    Rule(
+    Refusal(
         "attention backend",
         _backend,
         "a row would read keys that another row of its step has not written yet",
         "leave --attention-backend to vLLM or name another",
     ),
-    Rule(
+    Refusal(
         "auxiliary outputs",
         lambda s: _when(s.config.aux_output_config.enabled, "routed experts are returned"),
         "they are wanted for every position of a prompt, also for those that are not computed again",
         "leave --enable-return-routed-experts out",
     ),
-    Rule(
+    Refusal(
         "model runner V2 with a stock worker",
         lambda s: _when(
             s.config.use_v2_model_runner and not runs_our_worker(s.config),
@@ -214,7 +214,7 @@ RULES = (
         "it counts computed tokens on the device and follows a jump over resident blocks only in AgentCache's worker",
         "name AgentCache's worker class, as `agentcache serve` does",
     ),
-    Rule(
+    Refusal(
         "not one full-attention group",
         _groups,
         "sliding-window, chunked, Mamba, hybrid and similar layers keep state that a block behind a hole does not "
@@ -222,7 +222,7 @@ RULES = (
         "serve a model whose layers all have full attention",
         early=False,
     ),
-    Rule(
+    Refusal(
         "hash blocks differ from cache blocks",
         _hash_block,
         "a hit may then end inside a block",
@@ -233,7 +233,7 @@ RULES = (
 """What is refused altogether."""
 
 
-def refusal(setup: Setup, early: bool = False) -> tuple[Rule, str] | None:
+def refusal(setup: Setup, early: bool = False) -> tuple[Refusal, str] | None:
     """The first rule that applies, with what it found; `early`: of those that need no KV groups."""
     for rule in RULES:
         if (rule.early or not early) and (value := rule.value(setup)):

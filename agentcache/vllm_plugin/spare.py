@@ -21,13 +21,13 @@ class Spare:
         self.broken = False
         self.faults: dict[str, int] = {}
         self._meter = meter
-        self._parts: dict[str, _Part] = {}
+        self._parts: dict[str, _SparePart] = {}
         self.core = _Core(self)
 
-    def __call__(self, part: str) -> "_Part":
+    def __call__(self, part: str) -> "_SparePart":
         found = self._parts.get(part)
         if found is None:
-            found = self._parts[part] = _Part(self, part)
+            found = self._parts[part] = _SparePart(self, part)
         return found
 
     def count(self, part: str, error: Exception) -> None:
@@ -37,7 +37,7 @@ class Spare:
             logger.error("AgentCache: %s failed, the engine goes on without it", part, exc_info=error)
 
 
-class _Part:
+class _SparePart:
     """One part; it keeps no state of a run, so that runs may nest."""
 
     __slots__ = ("_part", "_spare")

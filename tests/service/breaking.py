@@ -18,7 +18,7 @@ from starlette.responses import StreamingResponse
 
 from agentcache.service.replicas.asgi import Message, answer
 from agentcache.service.replicas.wire import Out, listen
-from agentcache.service.routing.call import Call, Head, Plan
+from agentcache.service.routing.call import Head, Plan, RoutedCall
 
 BLOCK = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "half "}}
 TEXT = {"type": "output_text", "text": "", "annotations": []}
@@ -109,7 +109,7 @@ class Breaking:
             return StreamingResponse(halves(), headers=length, media_type="application/json")
         return StreamingResponse(pieces(), media_type="text/event-stream; charset=utf-8")
 
-    async def serve(self, call: Call, plan: Plan, out: Out) -> None:
+    async def serve(self, call: RoutedCall, plan: Plan, out: Out) -> None:
         head: Head | None = None
 
         async def send(message: Message) -> None:

@@ -62,7 +62,7 @@ def main() -> None:
     prepare(threads=1)
     from vllm import EngineArgs, LLMEngine, SamplingParams
 
-    from agentcache.vllm_plugin.lab.look_inside import EngineView
+    from agentcache.vllm_plugin.lab.look_inside import LookInside
     from agentcache.vllm_plugin.launch.tiny_models import model_dir
 
     engine = LLMEngine.from_engine_args(
@@ -80,7 +80,7 @@ def main() -> None:
             additional_config={"agentcache": json.loads(sys.argv[1])},
         )
     )
-    view = EngineView(engine)
+    view = LookInside(engine)
     assert view.host
     count = 0
 

@@ -17,7 +17,7 @@ from agentcache.service.front.http import api
 from agentcache.service.front.ingress import Ingress
 from agentcache.service.front.tenants import Tenants
 from agentcache.service.replicas.asgi import Message, answer
-from agentcache.service.routing.call import Call, Head, Plan
+from agentcache.service.routing.call import Head, Plan, RoutedCall
 
 
 async def echo(request: Request) -> Any:
@@ -45,11 +45,11 @@ class Direct:
 
     def __init__(self) -> None:
         self.plans: list[Plan] = []
-        self.calls: list[Call] = []
+        self.calls: list[RoutedCall] = []
         self.faults: list[Exception] = []
         self.breaks: int | None = None
 
-    async def send(self, call: Call, plan: Plan, session: str | None) -> AsyncIterator[Head | bytes]:
+    async def send(self, call: RoutedCall, plan: Plan, session: str | None) -> AsyncIterator[Head | bytes]:
         self.plans.append(plan)
         self.calls.append(call)
         plan.replica = next(name for name in ("r1", "r2", "r3") if name not in plan.avoid)

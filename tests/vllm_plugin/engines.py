@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from agentcache.vllm_plugin.lab.verify.compare import MARGINS, Answer, Tally
+from agentcache.vllm_plugin.lab.verify.compare import MARGINS, AnswerTally, GivenAnswer
 from agentcache.vllm_plugin.launch.cpu_env import interpret_triton, prepare
 
 DTYPE = "float32"
@@ -99,16 +99,16 @@ class Rig:
         self.engine.add_request(name, prompt, SamplingParams(detokenize=False, **params), priority=asked.priority)
         return name
 
-    def ask(self, *asked: Asked) -> list[list[Answer]]:
+    def ask(self, *asked: Asked) -> list[list[GivenAnswer]]:
         """Run them together; the answers of each."""
         names, answers = [self.submit(one) for one in asked], {}
         while self.engine.has_unfinished_requests():
             for output in self.engine.step():
                 if output.finished:
-                    answers[output.request_id] = [Answer.of(choice) for choice in output.outputs]
+                    answers[output.request_id] = [GivenAnswer.of(choice) for choice in output.outputs]
         return [answers[name] for name in names]
 
-    def cold(self, *asked: Asked) -> list[Answer]:
+    def cold(self, *asked: Asked) -> list[GivenAnswer]:
         """Each alone in an engine that remembers nothing."""
         answers = []
         for one in asked:
@@ -126,9 +126,9 @@ class Rig:
         pool.evict_blocks(set(doomed))
         self.executor.collective_rpc(poison, args=(doomed,))
 
-    def compare(self, cold: Sequence[Answer], warm: Sequence[Sequence[Answer]]) -> dict[str, Any]:
+    def compare(self, cold: Sequence[GivenAnswer], warm: Sequence[Sequence[GivenAnswer]]) -> dict[str, Any]:
         """How answers agree, and what the engine went through since the last time; every book must balance."""
-        tally = Tally(MARGINS[DTYPE])
+        tally = AnswerTally(MARGINS[DTYPE])
         for expected, answers in zip(cold, warm, strict=True):
             for answer in answers:
                 tally.compare(expected.first(len(answer.tokens)), answer)
@@ -211,7 +211,7 @@ def too_long(rig: Rig) -> dict[str, Any]:
     while rig.engine.has_unfinished_requests():
         answers += [output for output in rig.engine.step() if output.finished]
     assert [answer.request_id for answer in answers] == [name]
-    return rig.compare(cold, [[Answer.of(answers[0].outputs[0])]]) | {"said": said}
+    return rig.compare(cold, [[GivenAnswer.of(answers[0].outputs[0])]]) | {"said": said}
 
 
 def embeds(rig: Rig) -> dict[str, Any]:

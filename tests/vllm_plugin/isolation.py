@@ -24,7 +24,7 @@ def main() -> dict[str, Any]:
     from vllm import EngineArgs, LLMEngine, SamplingParams
     from vllm.lora.request import LoRARequest
 
-    from agentcache.vllm_plugin.lab.look_inside import EngineView
+    from agentcache.vllm_plugin.lab.look_inside import LookInside
     from agentcache.vllm_plugin.launch.command_line import plugin_args
     from agentcache.vllm_plugin.launch.tiny_models import model_dir
 
@@ -45,7 +45,7 @@ def main() -> dict[str, Any]:
             **plugin_args({"policy": "lru-holes"}),
         )
     )
-    view = EngineView(engine)
+    view = LookInside(engine)
     assert view.host
     manager = view.scheduler.kv_cache_manager
     turns: list[Any] = []

@@ -143,7 +143,7 @@ def main() -> None:
 
     from vllm import EngineArgs, LLMEngine
 
-    from agentcache.vllm_plugin.lab.look_inside import EngineView
+    from agentcache.vllm_plugin.lab.look_inside import LookInside
     from agentcache.vllm_plugin.launch.tiny_models import model_dir
 
     published = {}
@@ -170,7 +170,7 @@ def main() -> None:
             **spec.get("engine", {}),
         )
     )
-    view = EngineView(engine)
+    view = LookInside(engine)
     if spec.get("sabotage"):
         sabotage(view)
     subscriber = published and Subscriber(published["kv_events_config"].endpoint)

@@ -57,7 +57,7 @@ class Granted:
 
 
 @dataclass(slots=True, eq=False)
-class Job:
+class KnownJob:
     id: str
     touched_at: float
     contexts: dict[str, Record] = field(default_factory=dict)
@@ -71,7 +71,7 @@ class Job:
 
 
 @dataclass(slots=True, eq=False)
-class Engine:
+class KnownEngine:
     name: str
     epoch: str
     heard_at: float
@@ -89,11 +89,11 @@ class Engine:
 
 
 @dataclass(slots=True, eq=False)
-class Tenant:
+class TenantBooks:
     holdings: Holdings
     jobs: int = 0
     contexts: OrderedDict[str, Record] = field(default_factory=OrderedDict)
-    leased: dict[str, Job] = field(default_factory=dict)
+    leased: dict[str, KnownJob] = field(default_factory=dict)
     leased_tokens: int = 0
     leases: int = 0
     tokens: int = 0
@@ -110,9 +110,9 @@ class Books:
                 raise ConfigError(f"{name} is {getattr(config, name)}, expected more than 0; nothing was started")
         self.config = config
         self.counts: dict[str, int] = {}
-        self.tenants: dict[str, Tenant] = {}
-        self.engines: dict[str, Engine] = {}
-        self.jobs: OrderedDict[str, Job] = OrderedDict()
+        self.tenants: dict[str, TenantBooks] = {}
+        self.engines: dict[str, KnownEngine] = {}
+        self.jobs: OrderedDict[str, KnownJob] = OrderedDict()
         self.era = 0  # one lasts for `idle_out_s`
         self.idle_tenants: dict[str, int] = {}  # those without jobs, and since which era
         self.expiries: SortedSet[tuple[float, str, str]] = SortedSet()  # (until, job, lease)
@@ -124,7 +124,7 @@ class Books:
         self._survival = ClusterSurvival()
         make_online_policy(config.policy, self._cost, config.max_pages)  # the spec is wrong now, or never
 
-    def tenant(self, job_id: str) -> Tenant:
+    def tenant(self, job_id: str) -> TenantBooks:
         """The books of the tenant that an id belongs to, new ones if there are none."""
         name = tenant_of(job_id)
         tenant = self.tenants.get(name)
@@ -134,7 +134,7 @@ class Books:
                 self.drop_tenants(self.era)
             policy = make_online_policy(config.policy, self._cost, config.max_pages)
             holdings = Holdings(policy, self._survival, config.max_pages, config.max_contexts, config.page_tokens)
-            tenant = self.tenants[name] = Tenant(holdings)
+            tenant = self.tenants[name] = TenantBooks(holdings)
             self.idle_tenants[name] = self.era
         return tenant
 
@@ -145,17 +145,17 @@ class Books:
                 break
             del self.tenants[name], self.idle_tenants[name]
 
-    def job(self, job_id: str, now: float) -> Job:
+    def job(self, job_id: str, now: float) -> KnownJob:
         """The job of this id, a new one if there is none."""
         job = self.jobs.get(job_id)
         if job is None:
-            job = self.jobs[job_id] = Job(job_id, now)
+            job = self.jobs[job_id] = KnownJob(job_id, now)
             self.tenant(job_id).jobs += 1
             self.idle_tenants.pop(tenant_of(job_id), None)
             self.count("jobs")
         return job
 
-    def close(self, job: Job) -> None:
+    def close(self, job: KnownJob) -> None:
         """Forget a job that has no contexts."""
         self.drop_leases(job)
         del self.jobs[job.id]
@@ -164,7 +164,7 @@ class Books:
         if not tenant.jobs:
             self.idle_tenants[tenant_of(job.id)] = self.era
 
-    def enter(self, record: Record, job: Job) -> None:
+    def enter(self, record: Record, job: KnownJob) -> None:
         """A context is new."""
         self.records[record.number] = self.by_id[record.id] = job.contexts[record.id] = record
         job.waiting += 1
@@ -186,12 +186,12 @@ class Books:
         del self.records[record.number], self.by_id[record.id]
         del self.jobs[record.job].contexts[record.id], self.tenant(record.job).contexts[record.id]
 
-    def held(self, engine: Engine, tenant: Tenant, more: int) -> None:
+    def held(self, engine: KnownEngine, tenant: TenantBooks, more: int) -> None:
         """An engine holds so many more tokens of a tenant's contexts."""
         engine.tokens += more
         tenant.tokens += more
 
-    def lease(self, job: Job, lease_id: str, lease: Granted) -> None:
+    def lease(self, job: KnownJob, lease_id: str, lease: Granted) -> None:
         """A job has a lease, a new one or a renewed one."""
         if lease_id in job.leases:
             self.drop_lease(job, lease_id)
@@ -203,7 +203,7 @@ class Books:
         tenant.leased[job.id] = job
         self.expiries.add((lease.until, job.id, lease_id))
 
-    def drop_lease(self, job: Job, lease_id: str) -> None:
+    def drop_lease(self, job: KnownJob, lease_id: str) -> None:
         tenant = self.tenant(job.id)
         before = leased_tokens(job)
         lease = job.leases.pop(lease_id)
@@ -213,11 +213,11 @@ class Books:
             del tenant.leased[job.id]
         self.expiries.remove((lease.until, job.id, lease_id))
 
-    def drop_leases(self, job: Job) -> None:
+    def drop_leases(self, job: KnownJob) -> None:
         for lease_id in list(job.leases):
             self.drop_lease(job, lease_id)
 
-    def missing_s(self, engine: Engine, runs: Iterable[Run], tokens: int) -> float:
+    def missing_s(self, engine: KnownEngine, runs: Iterable[Run], tokens: int) -> float:
         """Seconds of prefill on an engine for what of [0, tokens) is in none of the runs."""
         at, seconds = 0, 0.0
         for start, end in (*runs, (tokens, tokens)):
@@ -240,7 +240,7 @@ class Books:
 
     def check(self) -> None:
         """Recount; raise `CheckFailed` with the equation that does not hold."""
-        of_tenants: dict[str, list[Job]] = {name: [] for name in self.tenants}
+        of_tenants: dict[str, list[KnownJob]] = {name: [] for name in self.tenants}
         for job in self.jobs.values():
             of_tenants[tenant_of(job.id)].append(job)
         for name, tenant in self.tenants.items():
@@ -276,7 +276,7 @@ class Books:
                 raise CheckFailed(f"{record.id} has its home in {record.home}, copies in {list(record.copies)}")
 
 
-def leased_tokens(job: Job) -> int:
+def leased_tokens(job: KnownJob) -> int:
     """What a job's leases keep; they are of the same contexts."""
     return max((lease.tokens for lease in job.leases.values()), default=0)
 

@@ -7,7 +7,7 @@ from itertools import islice
 from msgspec.structs import replace
 
 from agentcache.api.messages import ContextState, tenant_of
-from agentcache.service.directory.books import Books, Engine, Job
+from agentcache.service.directory.books import Books, KnownEngine, KnownJob
 from agentcache.service.directory.holdings import Held, Record
 from agentcache.service.directory.outbox import Outbox
 
@@ -22,7 +22,7 @@ class Census:
         self._books, self._outbox = books, outbox
         self._numbers = 0
 
-    def show(self, engine: Engine, state: ContextState, now: float, since: float) -> None:
+    def show(self, engine: KnownEngine, state: ContextState, now: float, since: float) -> None:
         """A context as an engine has it now: a new copy, a turn that came or went, or blocks that did.
 
         `since` is when the engine reported before: what has come to rest after it has run after it.
@@ -37,7 +37,7 @@ class Census:
             fresh = False
         self._enter(engine, copy, state, fresh, now)
 
-    def _enter(self, engine: Engine, copy: Held, state: ContextState, fresh: bool, now: float) -> None:
+    def _enter(self, engine: KnownEngine, copy: Held, state: ContextState, fresh: bool, now: float) -> None:
         books, record = self._books, copy.record
         job = books.jobs[record.job]
         was_running, came_back = copy.running, state.state == "running" and not copy.running
@@ -71,7 +71,7 @@ class Census:
         if state.state == "idle" and (was_running or fresh):
             self._rested(engine, record, job, now)
 
-    def _new_copy(self, engine: Engine, state: ContextState, ran: bool, now: float) -> Held:
+    def _new_copy(self, engine: KnownEngine, state: ContextState, ran: bool, now: float) -> Held:
         job_id, record_id = self._names(engine, state, ran)
         job = self._books.job(job_id, now)
         record = job.contexts.get(record_id)
@@ -84,7 +84,7 @@ class Census:
         job.places[engine.name, state.job] += 1
         return copy
 
-    def _names(self, engine: Engine, state: ContextState, ran: bool) -> tuple[str, str]:
+    def _names(self, engine: KnownEngine, state: ContextState, ran: bool) -> tuple[str, str]:
         """The cluster's names of a job and context: an engine's own inventions are told apart by its name."""
         if state.id.startswith("~"):
             return f"{engine.name}:{state.job}", f"{engine.name}:{state.id}"
@@ -99,13 +99,13 @@ class Census:
         known = self._books.by_id.get(state.id)
         return known.job if known else state.job, state.id
 
-    def _account(self, job: Job, engine: Engine, copy: Held, tokens: int) -> None:
+    def _account(self, job: KnownJob, engine: KnownEngine, copy: Held, tokens: int) -> None:
         """A turn came back: what its old context costs there now, and what it does not."""
         paid = self._books.missing_s(engine, copy.runs, tokens)
         job.paid_s += paid
         job.saved_s += self._books.missing_s(engine, (), tokens) - paid
 
-    def _rested(self, engine: Engine, record: Record, job: Job, now: float) -> None:
+    def _rested(self, engine: KnownEngine, record: Record, job: KnownJob, now: float) -> None:
         """A context is idle here: copies that its latest turn has overtaken are spare, and an end is everybody's."""
         if not job.waiting:
             self._outbox.end(job, now, told_by=engine.name)
@@ -114,7 +114,7 @@ class Census:
                 if copy.engine != record.home and copy.tokens:
                     self._outbox.clear(copy, max(record.tokens, copy.runs[-1][1]), "duplicate", now)
 
-    def gone(self, engine: Engine, local_id: str, now: float) -> None:
+    def gone(self, engine: KnownEngine, local_id: str, now: float) -> None:
         """An engine has forgotten a context."""
         copy = engine.copies.pop(local_id, None)
         if copy is None:
@@ -146,7 +146,7 @@ class Census:
         if not job.contexts and not job.leases:
             self._books.close(job)
 
-    def lose(self, engine: Engine, why: str, now: float, at_most: int | None = None) -> bool:
+    def lose(self, engine: KnownEngine, why: str, now: float, at_most: int | None = None) -> bool:
         """An engine and all that it held are gone; of that, so many contexts at a time. Returns whether that was all.
 
         Should it be heard of before, it must show again what it holds.

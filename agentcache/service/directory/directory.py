@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from agentcache.api.messages import Action, Answer, Explanation, Parameters, Reply, Report, Snapshot
 from agentcache.service.directory import views
 from agentcache.service.directory.actions import Actions
-from agentcache.service.directory.books import QUEUE, Books, DirectoryConfig, Engine
+from agentcache.service.directory.books import QUEUE, Books, DirectoryConfig, KnownEngine
 from agentcache.service.directory.census import Census
 from agentcache.service.directory.clock import SteadyClock
 from agentcache.service.directory.outbox import Outbox
@@ -65,7 +65,7 @@ class Directory:
         if engine is None or engine.epoch != report.epoch:
             if engine is not None:
                 self._census.lose(engine, "restarted", now)
-            engine = self._books.engines[report.engine] = Engine(report.engine, report.epoch, now)
+            engine = self._books.engines[report.engine] = KnownEngine(report.engine, report.epoch, now)
             engine.resync = not report.full
             self.pauses.forget(report.engine)
         elif report.seq <= engine.seq:
@@ -102,7 +102,7 @@ class Directory:
         self._upkeep.tick(now)
         return self._reply(engine)
 
-    def _reply(self, engine: Engine) -> Reply:
+    def _reply(self, engine: KnownEngine) -> Reply:
         commands = []
         while engine.queue:
             command = engine.queue.popleft()

@@ -1,7 +1,7 @@
 """What the directory decides, as commands that wait for the engines' next reports."""
 
 from agentcache.api.messages import MAX_TTL_S, Command, Evict, Release, Retain, ToolBegan, ToolEnded
-from agentcache.service.directory.books import QUEUE, Books, Engine, Job
+from agentcache.service.directory.books import QUEUE, Books, KnownEngine, KnownJob
 from agentcache.service.directory.holdings import Held
 
 
@@ -28,7 +28,7 @@ class Outbox:
         self._books.count("evicted_tokens", tokens)
         self._books.note(copy.record.job, f"evict {tokens} tokens of {copy.record.id} in {copy.engine}: {why}")
 
-    def end(self, job: Job, now: float, told_by: str | None = None) -> None:
+    def end(self, job: KnownJob, now: float, told_by: str | None = None) -> None:
         """A job has ended: its contexts go first everywhere."""
         if job.ended:
             return
@@ -41,25 +41,25 @@ class Outbox:
         self.release(job, "job ended", told_by)
         self._books.count("jobs_ended")
 
-    def release(self, job: Job, why: str, told_by: str | None = None) -> None:
+    def release(self, job: KnownJob, why: str, told_by: str | None = None) -> None:
         """Tell all engines that hold something of a job, but the one that said so, to give up its place."""
         for name, local_job in sorted(job.places):
             if name != told_by:
                 self._send(self._books.engines[name], Release(self._next(), local_job, why))
                 self._books.note(job.id, f"release in {name}: {why}")
 
-    def retain(self, job: Job, ttl_s: float, keep_priority: int) -> None:
+    def retain(self, job: KnownJob, ttl_s: float, keep_priority: int) -> None:
         """Tell all engines that hold something of a job of a lease."""
         for name, local_job in sorted(job.places):
             self._send(self._books.engines[name], Retain(self._next(), local_job, ttl_s, keep_priority, "lease"))
 
-    def retain_copy(self, engine: Engine, copy: Held, job: Job, now: float) -> None:
+    def retain_copy(self, engine: KnownEngine, copy: Held, job: KnownJob, now: float) -> None:
         """Tell one engine of a job's longest lease."""
         lease = max(job.leases.values(), key=lambda lease: lease.until)
         if (ttl_s := min(lease.until - now, MAX_TTL_S)) > 0:
             self._send(engine, Retain(self._next(), copy.local_job, ttl_s, lease.keep_priority, "lease"))
 
-    def remind(self, engine: Engine, now: float) -> None:
+    def remind(self, engine: KnownEngine, now: float) -> None:
         """An engine has shown all it holds: it may have missed leases and ends."""
         told: set[str] = set()
         for copy in engine.copies.values():
@@ -71,15 +71,15 @@ class Outbox:
                 elif copy.record.standing != "ended":
                     self._send(engine, Release(self._next(), copy.local_job, "job ended"))
 
-    def tool_began(self, job: Job, tool: str, expected_s: float | None) -> None:
+    def tool_began(self, job: KnownJob, tool: str, expected_s: float | None) -> None:
         for name, local_job in sorted(job.places):
             self._send(self._books.engines[name], ToolBegan(self._next(), local_job, tool, expected_s))
 
-    def tool_ended(self, job: Job, tool: str) -> None:
+    def tool_ended(self, job: KnownJob, tool: str) -> None:
         for name, local_job in sorted(job.places):
             self._send(self._books.engines[name], ToolEnded(self._next(), local_job, tool))
 
-    def _send(self, engine: Engine, command: Command) -> None:
+    def _send(self, engine: KnownEngine, command: Command) -> None:
         if len(engine.queue) == QUEUE:
             self._books.count("commands_dropped")
             engine.resync = True

@@ -1,6 +1,6 @@
 """What time does to the books, and what keeps them small: silence, expiry, age, bounds, budgets."""
 
-from agentcache.service.directory.books import Books, Job
+from agentcache.service.directory.books import Books, KnownJob
 from agentcache.service.directory.census import Census
 from agentcache.service.directory.holdings import Record
 from agentcache.service.directory.outbox import Outbox
@@ -63,7 +63,7 @@ class Upkeep:
             self._books.count("contexts_aged_out", len(job.contexts))
             self._forget_job(job, now)
 
-    def _forget_job(self, job: Job, now: float) -> None:
+    def _forget_job(self, job: KnownJob, now: float) -> None:
         for record in list(job.contexts.values()):
             self._census.forget(record, now)
         if job.id in self._books.jobs:

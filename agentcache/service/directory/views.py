@@ -11,7 +11,7 @@ from agentcache.api.messages import (
     TenantView,
     scoped,
 )
-from agentcache.service.directory.books import Books, Engine
+from agentcache.service.directory.books import Books, KnownEngine
 from agentcache.service.directory.holdings import Record
 
 
@@ -56,7 +56,7 @@ def _view(books: Books, record: Record, now: float) -> ContextView:
     )
 
 
-def _engine_view(engine: Engine, now: float) -> EngineView:
+def _engine_view(engine: KnownEngine, now: float) -> EngineView:
     return EngineView(
         name=engine.name,
         epoch=engine.epoch,

@@ -16,7 +16,7 @@ from agentcache.service.front.endings import is_stream, last_words
 from agentcache.service.front.identity import Identity, read_identity, write_identity
 from agentcache.service.front.merged_metrics import merged, waiting
 from agentcache.service.front.tenants import Rate, Tenant, Tenants, retry_after
-from agentcache.service.routing.call import BYTES_PER_TOKEN, Call, Head, Plan
+from agentcache.service.routing.call import BYTES_PER_TOKEN, Head, Plan, RoutedCall
 from agentcache.service.routing.conversations import Lineage
 from agentcache.service.routing.homes import Homes
 
@@ -37,7 +37,7 @@ _USAGE = re.compile(rb'"prompt_tokens":\s*(\d+)')
 class Backend(Protocol):
     """Whatever sends a call to one of the replicas: Serve's handle, or one application in this process."""
 
-    def send(self, call: Call, plan: Plan, session: str | None) -> AsyncIterator[Head | bytes]:
+    def send(self, call: RoutedCall, plan: Plan, session: str | None) -> AsyncIterator[Head | bytes]:
         """The answer: its head with a first piece, then the rest. Raises anything when the replica is lost."""
         ...
 
@@ -96,7 +96,7 @@ class Ingress:
             except (msgspec.DecodeError, msgspec.ValidationError) as error:
                 return refused(400, f"the body cannot be used: {error}")
         headers = tuple((key, value) for key, value in request.headers.raw if key not in HOP_BY_HOP)
-        call = Call(request.method, request.url.path, request.url.query.encode(), headers, body)
+        call = RoutedCall(request.method, request.url.path, request.url.query.encode(), headers, body)
         return await self._answer(call, plan, job)
 
     async def metrics(self, request: Request) -> Response:
@@ -130,7 +130,7 @@ class Ingress:
             return len(prompt)
         return int(len(raw) / self._bytes_per_token) + 1
 
-    async def _answer(self, call: Call, plan: Plan, job: str | None) -> Response:
+    async def _answer(self, call: RoutedCall, plan: Plan, job: str | None) -> Response:
         """Send the call; a replica that is lost before its first byte is replaced by another, once."""
         for attempt in (1, 2):
             parts = self._backend.send(call, plan, job)
@@ -151,7 +151,7 @@ class Ingress:
             return Relay(call.path, head, parts)
         return refused(503, "the replica that served this was lost, and so was a second one", {"Retry-After": "1"})
 
-    def _learn(self, call: Call, plan: Plan, first: bytes) -> None:
+    def _learn(self, call: RoutedCall, plan: Plan, first: bytes) -> None:
         """The true number of prompt tokens, where the answer tells it, makes the next expectation better."""
         if found := _USAGE.search(first):
             plan.tokens = int(found[1])

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from agentcache.service.routing.call import Call
+from agentcache.service.routing.call import RoutedCall
 
 logger = logging.getLogger(__name__)
 
@@ -15,7 +15,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
-async def answer(app: App, call: Call, send: Send) -> None:
+async def answer(app: App, call: RoutedCall, send: Send) -> None:
     """Have an application answer a call. Raises what it raises before the end; cancelling this cancels its work."""
     asked = ended = False
 
@@ -81,7 +81,7 @@ class Attended:
                 watching.cancel()
 
 
-def _scope(call: Call) -> Message:
+def _scope(call: RoutedCall) -> Message:
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},

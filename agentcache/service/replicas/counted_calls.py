@@ -11,7 +11,7 @@ LATE_S = 60.0
 """What has not come so long after its other half is not expected any more."""
 
 
-class Tally:
+class CallTally:
     """Calls that are open, by request; those that Serve waits for; those that have ended before it told of them.
 
     Of the last it forgets what is older than `late_s` when the next call ends: their callers were lost, or Serve was.

@@ -12,8 +12,8 @@ from agentcache.errors import ConfigError
 from agentcache.service.config import ServiceConfig
 from agentcache.service.replicas import wire
 from agentcache.service.replicas.asgi import Message, answer
-from agentcache.service.replicas.counted_calls import Tally
-from agentcache.service.routing.call import Call, Head, Plan
+from agentcache.service.replicas.counted_calls import CallTally
+from agentcache.service.routing.call import Head, Plan, RoutedCall
 
 
 class Replica:
@@ -31,7 +31,7 @@ class Replica:
         await self.engine.start()
         profile = self.engine.profile()
         self.rates = (profile.c_lin, profile.c_att)
-        self.calls = Tally()
+        self.calls = CallTally()
         host: str = ray.util.get_node_ip_address()
         self._server, self._address = await wire.listen(self.http, host)
 
@@ -39,7 +39,7 @@ class Replica:
         """Serve brings this to every ingress: where this replica takes calls."""
         return asdict(self._address)
 
-    async def http(self, call: Call, plan: Plan, out: wire.Out) -> None:
+    async def http(self, call: RoutedCall, plan: Plan, out: wire.Out) -> None:
         """Answer one HTTP request: head and first piece, then the rest. A caller that goes away ends the work."""
         head: Head | None = None
 
@@ -88,7 +88,7 @@ class Replica:
         async def send(message: Message) -> None:
             parts.append(message.get("body", b""))
 
-        await answer(self.engine.app, Call("GET", "/metrics"), send)
+        await answer(self.engine.app, RoutedCall("GET", "/metrics"), send)
         return self.name, b"".join(parts).decode(), float(sum(self.waiting_s().values()))
 
     async def check_health(self) -> None:

@@ -15,19 +15,19 @@ from typing import Any
 
 import msgspec
 
-from agentcache.service.routing.call import Call, Head, Plan
+from agentcache.service.routing.call import Head, Plan, RoutedCall
 
 logger = logging.getLogger(__name__)
 
 Out = Callable[[Head | bytes], Awaitable[None]]
-Serve = Callable[[Call, Plan, Out], Awaitable[None]]
+Serve = Callable[[RoutedCall, Plan, Out], Awaitable[None]]
 SECRET_BYTES = 32
 IDLE = 256
 """Connections to one replica that are kept open between calls, at most."""
 AT_ONCE = 1 << 16
 """Bytes that are read at once: pieces that have piled up by then travel on together."""
 
-_calls = msgspec.msgpack.Decoder(tuple[Call, Plan])
+_calls = msgspec.msgpack.Decoder(tuple[RoutedCall, Plan])
 _heads = msgspec.msgpack.Decoder(Head)
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -80,7 +80,7 @@ class _Door(asyncio.Protocol):
         elif frames := cut(self._buffer, SECRET_BYTES):
             self._task = asyncio.create_task(self._work(*_calls.decode(frames[0])))
 
-    async def _work(self, call: Call, plan: Plan) -> None:
+    async def _work(self, call: RoutedCall, plan: Plan) -> None:
         try:
             await self._serve(call, plan, self._out)
             self._transport.write(frame(b""))
@@ -105,7 +105,7 @@ class Wires:
     def __init__(self) -> None:
         self._idle: dict[Address, list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]] = {}
 
-    async def ask(self, address: Address, call: Call, plan: Plan) -> AsyncGenerator[Head | bytes, None]:
+    async def ask(self, address: Address, call: RoutedCall, plan: Plan) -> AsyncGenerator[Head | bytes, None]:
         """The answer: its head with a first piece, then the rest. Leaving the iterator cancels the replica's work.
 
         Raises `OSError` when the replica cannot be reached, or has gone before the end of its answer.

@@ -31,7 +31,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class RoutedCall:
     """An HTTP request for a replica's ASGI application. Header names are lower-case."""
 
     method: str

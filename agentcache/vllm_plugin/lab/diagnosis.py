@@ -14,7 +14,7 @@ def examine() -> dict[str, Any]:
     from vllm import EngineArgs, LLMEngine
 
     import agentcache.vllm_plugin
-    from agentcache.vllm_plugin.lab.look_inside import EngineView
+    from agentcache.vllm_plugin.lab.look_inside import LookInside
     from agentcache.vllm_plugin.launch.command_line import plugin_args
     from agentcache.vllm_plugin.launch.tiny_models import model_dir
 
@@ -29,7 +29,7 @@ def examine() -> dict[str, Any]:
             **plugin_args({}),
         )
     )
-    view = EngineView(engine)
+    view = LookInside(engine)
     view.check()
     return {"active": view.active, "loaded": agentcache.vllm_plugin.loaded_by_vllm, "classes": view.classes()}
 

@@ -12,7 +12,7 @@ def _name(thing: Any) -> str:
     return f"{type(thing).__module__}.{type(thing).__qualname__}"
 
 
-class EngineView:
+class LookInside:
     """Wraps an `LLMEngine` started with VLLM_ENABLE_V1_MULTIPROCESSING=0; reads attributes, changes nothing unasked."""
 
     def __init__(self, engine: Any) -> None:

@@ -182,9 +182,9 @@ def main() -> None:
     given = parser.parse_args()
 
     engine = start(str(Path(given.profile).resolve()))
-    from agentcache.vllm_plugin.lab.look_inside import EngineView
+    from agentcache.vllm_plugin.lab.look_inside import LookInside
 
-    view, steps = EngineView(engine), []
+    view, steps = LookInside(engine), []
 
     def hear(event: Event, now: float) -> None:
         if isinstance(event, StepTimed):

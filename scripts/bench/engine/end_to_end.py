@@ -214,12 +214,12 @@ def serve(setup: dict[str, Any]) -> None:
         os.environ["VLLM_PLUGINS"] = ""
     if setup["python_only"]:
         stub_compiled_modules()
-    from agentcache.vllm_plugin.lab.look_inside import EngineView
+    from agentcache.vllm_plugin.lab.look_inside import LookInside
 
     scale = Scale(**{**setup["scale"], "contexts": tuple(setup["scale"]["contexts"])})
     register_random_weights(scale.spread, setup["seed"])
     engine = start(setup, scale)
-    view = EngineView(engine)
+    view = LookInside(engine)
     assert view.active is (setup["side"] != "stock"), view.classes()
     print(json.dumps({"classes": view.classes(), "vllm": _version("vllm")}), file=answers, flush=True)
     returning = Returning(engine, view, scale, setup["vocab_size"])
@@ -264,7 +264,7 @@ class Returning:
     def _run(self, tokens: list[int]) -> dict[str, Any]:
         from vllm import SamplingParams
 
-        from agentcache.vllm_plugin.lab.verify.compare import Answer
+        from agentcache.vllm_plugin.lab.verify.compare import GivenAnswer
 
         params = SamplingParams(temperature=0.0, max_tokens=ANSWER, ignore_eos=True, detokenize=False, logprobs=2)
         self.asked += 1
@@ -277,7 +277,7 @@ class Returning:
             for output in self.engine.step():
                 first, last = first or time.perf_counter() - begun, output
         assert first is not None and last is not None
-        answer = asdict(Answer.of(last.outputs[0]))
+        answer = asdict(GivenAnswer.of(last.outputs[0]))
         return {"ttft_s": first, "steps": steps, "cached": last.num_cached_tokens, "answers": {"": answer}}
 
 
@@ -311,7 +311,7 @@ def run_spec(setup: dict[str, Any], scale: Scale, vocab_size: int, max_len: int)
 
 def replay(engine: Any, view: Any, scale: Scale, setup: dict[str, Any], live_pool: float) -> dict[str, Any]:
     """All jobs in a closed loop; the greedy token of each position beside the forced one."""
-    from agentcache.vllm_plugin.lab.verify.compare import Answer
+    from agentcache.vllm_plugin.lab.verify.compare import GivenAnswer
     from agentcache_workloads.replay.accounts.metrics import run_object
     from agentcache_workloads.replay.engines.vllm.worker import Run
     from agentcache_workloads.replay.hints import hints_of
@@ -349,7 +349,7 @@ def replay(engine: Any, view: Any, scale: Scale, setup: dict[str, Any], live_poo
                     for position in output.outputs[0].logprobs
                 ]
                 chosen[output.request_id] = asdict(
-                    Answer(
+                    GivenAnswer(
                         tuple(ranked[0][1] for ranked in best),
                         tuple(ranked[0][0] for ranked in best),
                         tuple(ranked[0][0] - ranked[1][0] for ranked in best),
@@ -408,16 +408,16 @@ class Engines:
 
 def compare(stock: dict[str, Any], ours: dict[str, Any], dtype: str, forced: bool) -> dict[str, Any]:
     """How many greedy tokens agree, as `agentcache verify` counts; `forced`: positions do not depend on each other."""
-    from agentcache.vllm_plugin.lab.verify.compare import MARGINS, Answer, Tally
+    from agentcache.vllm_plugin.lab.verify.compare import MARGINS, AnswerTally, GivenAnswer
 
-    tally = Tally(MARGINS[dtype])
+    tally = AnswerTally(MARGINS[dtype])
     assert stock.keys() == ours.keys(), "the sides did not answer the same turns"
     for name in stock:
         columns = ("tokens", "logprobs", "margins")
-        cold, warm = (Answer(*(tuple(side[name][column]) for column in columns)) for side in (stock, ours))
+        cold, warm = (GivenAnswer(*(tuple(side[name][column]) for column in columns)) for side in (stock, ours))
         if forced:
             for i in range(len(cold.tokens)):
-                tally.compare(*(Answer((a.tokens[i],), (a.logprobs[i],), (a.margins[i],)) for a in (cold, warm)))
+                tally.compare(*(GivenAnswer((a.tokens[i],), (a.logprobs[i],), (a.margins[i],)) for a in (cold, warm)))
         else:
             tally.compare(cold, warm)
     return {

@@ -72,10 +72,10 @@ def serve(which: str) -> None:
     prepare(threads=1)  # more would wait for each other wherever the machine has other work
     from vllm import SamplingParams
 
-    from agentcache.vllm_plugin.lab.look_inside import EngineView
+    from agentcache.vllm_plugin.lab.look_inside import LookInside
 
     engine = start(which)
-    view = EngineView(engine)
+    view = LookInside(engine)
     params = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True, detokenize=False)
     asked, resident = 0, None
     for line in sys.stdin:

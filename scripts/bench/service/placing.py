@@ -32,7 +32,7 @@ from agentcache.service.front.ingress import Ingress
 from agentcache.service.front.tenants import Tenants
 from agentcache.service.front.watch import CONTEXTS, learn
 from agentcache.service.router import ResidencyRouter
-from agentcache.service.routing.call import Call, Plan
+from agentcache.service.routing.call import Plan, RoutedCall
 from agentcache_workloads.replay.accounts.provenance import commit, describe_host
 
 BATCH, RATE, PART_S = 16, 5000.0, 0.5
@@ -86,7 +86,7 @@ class Service:
 class Nobody:
     """No replica answers here."""
 
-    def send(self, call: Call, plan: Plan, session: str | None) -> Any: ...
+    def send(self, call: RoutedCall, plan: Plan, session: str | None) -> Any: ...
 
     async def metrics(self) -> list[tuple[str, str, float]]:
         return []

@@ -26,7 +26,7 @@ from agentcache.api.messages import (
     StartTool,
 )
 from agentcache.service.directory.directory import Directory, DirectoryConfig
-from agentcache.service.replicas.counted_calls import Tally
+from agentcache.service.replicas.counted_calls import CallTally
 from agentcache.service.routing.call import Plan
 from agentcache.service.routing.conversations import Lineage
 from agentcache.service.routing.costs import Ledger, Rates, choose
@@ -53,7 +53,8 @@ COPIES = ENGINES * (OF_ENGINE + BATCH)
 BOUNDS = {
     name: (bound, why)
     for bound, why, names in (
-        (CONFIG.max_contexts, "max_contexts", "Books.by_id Books.records Books.jobs Tenant.contexts Job.contexts"),
+        (CONFIG.max_contexts, "max_contexts", "Books.by_id Books.records Books.jobs"),
+        (CONFIG.max_contexts, "max_contexts", "TenantBooks.contexts KnownJob.contexts"),
         (CONFIG.max_contexts + BATCH, "max_contexts of all tenants", "ContextBook._contexts ContextBook._jobs"),
         (CONFIG.max_contexts + BATCH, "max_contexts of all tenants", "ContextBook._jobs[] ReturnIndex._owners"),
         (2 * CONFIG.max_contexts, "nodes of the owners' trees", "Owners.after Owners.seated Tally._of Tally._sums"),
@@ -67,20 +68,22 @@ BOUNDS = {
         (CLASSES, "classes of pauses", "ClusterSurvival._rows ClusterSurvival._curves ClusterSurvival._returns"),
         (4 * CLASSES, "classes under each class", "ClusterSurvival._below[]"),
         (CLASSES * (BUCKETS + 1), "buckets of classes", "Curve.rates Curve._alive"),
-        (CONFIG.max_contexts * 16, "the last decisions on each job", "Job.decisions"),
-        (COPIES, "what engines hold", "Engine.copies Record.copies Holdings._copies Job.places Survival._pausing"),
+        (CONFIG.max_contexts * 16, "the last decisions on each job", "KnownJob.decisions"),
+        (COPIES, "what engines hold", "KnownEngine.copies Record.copies Holdings._copies"),
+        (COPIES, "what engines hold", "KnownJob.places Survival._pausing"),
         (2 * COPIES, "resting contexts", "ClusterSurvival._pausing ClusterSurvival._sampled"),
         (CONFIG.max_pages, "max_pages", "Held.pages Residency._evictable _Group.blocks Holdings._free"),
         (2 * CONFIG.max_pages, "pages that were there at once", "ReturnIndex._group_of"),
-        (CONFIG.max_leases * 8, "max_leases of each tenant", "Books.leased Books.expiries Tenant.leased Job.leases"),
-        (1024 * ENGINES, "commands for engines", "Engine.queue Engine.sent"),
+        (CONFIG.max_leases * 8, "max_leases of each tenant", "Books.leased Books.expiries"),
+        (CONFIG.max_leases * 8, "max_leases of each tenant", "TenantBooks.leased KnownJob.leases"),
+        (1024 * ENGINES, "commands for engines", "KnownEngine.queue KnownEngine.sent"),
         (4096, "kept pauses", "PauseExchange._kept"),
-        (4096 * 8, "answers to requests with ids, of each tenant", "Tenant.answers"),
+        (4096 * 8, "answers to requests with ids, of each tenant", "TenantBooks.answers"),
         (REMEMBERED, "the ingress's capacity", "Homes._jobs Lineage._ends Lineage._trees"),
         (REMEMBERED * 8, "replicas that hold a job's context", "Whereabouts.tokens"),
         (1024, "replicas lost", "Homes._lost"),
-        (2 * BATCH, "calls on their way", "Ledger.open Tally.open Tally._awaited"),
-        (BATCH * 60, "calls that ended in the last seconds", "Tally._ended"),
+        (2 * BATCH, "calls on their way", "Ledger.open CallTally.open CallTally._awaited"),
+        (BATCH * 60, "calls that ended in the last seconds", "CallTally._ended"),
     )
     for name in names.split()
 }
@@ -118,7 +121,7 @@ class Cluster:
         self._names = 0
         self._directory = Directory(CONFIG, 1.0)
         self._homes, self._lineage = Homes(REMEMBERED), Lineage(REMEMBERED)
-        self._ledger, self._tally = Ledger(), Tally(LATE_S)
+        self._ledger, self._tally = Ledger(), CallTally(LATE_S)
         self._replicas = [Replica(self._name("engine")) for _ in range(ENGINES)]
         self._clients: list[Client] = []
 

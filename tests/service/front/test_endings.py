@@ -22,7 +22,7 @@ from agentcache.service.front.http import api
 from agentcache.service.front.ingress import LOST, Ingress
 from agentcache.service.front.tenants import Tenants
 from agentcache.service.replicas.wire import Address, Wires
-from agentcache.service.routing.call import Call, Head, Plan
+from agentcache.service.routing.call import Head, Plan, RoutedCall
 from tests.service.stand import Local
 
 ROOT = Path(__file__).parents[3]
@@ -35,7 +35,7 @@ class Wired:
     def __init__(self, address: Address) -> None:
         self._address, self._wires = address, Wires()
 
-    async def send(self, call: Call, plan: Plan, session: str | None) -> AsyncIterator[Head | bytes]:
+    async def send(self, call: RoutedCall, plan: Plan, session: str | None) -> AsyncIterator[Head | bytes]:
         plan.replica = "r1"
         async with aclosing(self._wires.ask(self._address, call, plan)) as parts:
             async for part in parts:

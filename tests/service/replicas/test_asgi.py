@@ -10,9 +10,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from agentcache.service.replicas.asgi import Attended, Message, answer
-from agentcache.service.routing.call import Call
+from agentcache.service.routing.call import RoutedCall
 
-CALL = Call("POST", "/x", b"q=1", ((b"a", b"b"),), b"body")
+CALL = RoutedCall("POST", "/x", b"q=1", ((b"a", b"b"),), b"body")
 START = {"type": "http.response.start", "status": 201, "headers": [(b"k", b"v")]}
 END = {"type": "http.response.body", "body": b"x"}
 

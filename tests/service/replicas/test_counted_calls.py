@@ -5,14 +5,14 @@ from itertools import permutations
 
 import pytest
 
-from agentcache.service.replicas.counted_calls import Tally
+from agentcache.service.replicas.counted_calls import CallTally
 from agentcache.service.routing.call import Plan
 
 
 class Call:
     """One call of a replica, which ends as it is told."""
 
-    def __init__(self, tally: Tally, request: str) -> None:
+    def __init__(self, tally: CallTally, request: str) -> None:
         self.tally, self.plan = tally, Plan(request=request)
         self.ends = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
@@ -42,7 +42,7 @@ class Call:
 )
 def test_serve_counts_a_call_to_its_end(order: tuple[str, ...]) -> None:
     async def run() -> None:
-        tally = Tally()
+        tally = CallTally()
         call = Call(tally, "q")
         held: asyncio.Task[None] | None = None
         for step in order:
@@ -61,7 +61,7 @@ def test_serve_counts_a_call_to_its_end(order: tuple[str, ...]) -> None:
 
 def test_calls_that_are_cancelled_early_leave_nothing() -> None:
     async def run() -> None:
-        tally = Tally()
+        tally = CallTally()
         for number in range(1000):
             call = Call(tally, f"{number}")
             await call.begin()
@@ -79,7 +79,7 @@ def test_what_never_comes_is_not_waited_for() -> None:
     """Of a call that was lost on its way, Serve is told late; of one that Serve was not told of, nothing stays."""
 
     async def run() -> None:
-        tally = Tally(late_s=0.01)
+        tally = CallTally(late_s=0.01)
         await tally.hold("never")
         assert len(tally) == 0
         for number in range(100):
@@ -98,7 +98,7 @@ def test_what_never_comes_is_not_waited_for() -> None:
 
 def test_a_call_that_begins_after_serve_has_waited_is_counted() -> None:
     async def run() -> None:
-        tally = Tally(late_s=0.05)
+        tally = CallTally(late_s=0.05)
         call = Call(tally, "q")
         held = asyncio.create_task(tally.hold("q"))
         await asyncio.sleep(0)

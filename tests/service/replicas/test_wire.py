@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from agentcache.service.replicas import wire
 from agentcache.service.replicas.wire import SECRET_BYTES, Address, Out, Wires, cut, frame, listen
-from agentcache.service.routing.call import Call, Head, Plan
+from agentcache.service.routing.call import Head, Plan, RoutedCall
 
-CALL = Call("POST", "/x", b"q=1", ((b"a", b"b"),), b"body" * 100_000)
+CALL = RoutedCall("POST", "/x", b"q=1", ((b"a", b"b"),), b"body" * 100_000)
 PLAN = Plan(7, {"r": 3}, "home", "job", "me", frozenset({"r2"}), "me-1")
 HEAD = Head(200, ((b"k", b"v"),), "r", b"0,")
 
@@ -23,12 +23,12 @@ class Place:
 
     def __init__(self, pieces: int = 3) -> None:
         self.pieces = pieces
-        self.calls: list[tuple[Call, Plan]] = []
+        self.calls: list[tuple[RoutedCall, Plan]] = []
         self.cancelled = 0
         self.fails = False
         self.waits = False
 
-    async def serve(self, call: Call, plan: Plan, out: Out) -> None:
+    async def serve(self, call: RoutedCall, plan: Plan, out: Out) -> None:
         self.calls.append((call, plan))
         try:
             await out(HEAD)

@@ -10,7 +10,7 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
-from agentcache.vllm_plugin.lab.verify.compare import Answer, Tally
+from agentcache.vllm_plugin.lab.verify.compare import AnswerTally, GivenAnswer
 from agentcache.vllm_plugin.launch.cpu_env import prepare
 
 BLOCK, POOL = 32, 17
@@ -22,7 +22,7 @@ def main(ours: bool) -> dict[str, Any]:
     prepare(threads=1)
     from vllm import EngineArgs, LLMEngine, SamplingParams
 
-    from agentcache.vllm_plugin.lab.look_inside import EngineView
+    from agentcache.vllm_plugin.lab.look_inside import LookInside
     from agentcache.vllm_plugin.launch.command_line import plugin_args
     from agentcache.vllm_plugin.launch.tiny_models import model_dir
 
@@ -42,7 +42,7 @@ def main(ours: bool) -> dict[str, Any]:
             **(plugin_args({"policy": "lru-holes"}) if ours else {}),
         )
     )
-    view = EngineView(engine)
+    view = LookInside(engine)
     scheduler = view.scheduler
     table = scheduler.kv_cache_manager.coordinator.single_type_managers[0]
     cut: list[tuple[int, int]] = []
@@ -58,28 +58,28 @@ def main(ours: bool) -> dict[str, Any]:
     long, *shorts = ([rng.randrange(3, 400) for _ in range(count)] for count in (LONG, 20, 28))
     params = SamplingParams(temperature=0.0, max_tokens=ANSWER, ignore_eos=True, logprobs=2, detokenize=False)
 
-    def run(steps_before: int = 0, **asked: tuple[list[int], int]) -> dict[str, Answer]:
+    def run(steps_before: int = 0, **asked: tuple[list[int], int]) -> dict[str, GivenAnswer]:
         answers = {}
         for name, (prompt, priority) in asked.items():
             engine.add_request(name, {"prompt_token_ids": prompt}, params, priority=priority)
             for _ in range(steps_before):
                 engine.step()
         while engine.has_unfinished_requests():
-            answers |= {out.request_id: Answer.of(out.outputs[0]) for out in engine.step() if out.finished}
+            answers |= {out.request_id: GivenAnswer.of(out.outputs[0]) for out in engine.step() if out.finished}
         return answers
 
     seen: dict[str, Any] = {"active": view.active}
     for short, threshold, budget in zip(shorts, (32, 64), (64, 128), strict=True):
         scheduler.scheduler_config.long_prefill_token_threshold = threshold
         scheduler.max_num_scheduled_tokens = budget
-        cold: dict[str, Answer] = {}
+        cold: dict[str, GivenAnswer] = {}
         for name, prompt in (("long", long), ("short", short)):
             engine.reset_prefix_cache()
             cold |= run(**{name: (prompt, 0)})
         engine.reset_prefix_cache()
         cut.clear()
         warm = run(1, long=(long, 10), short=(short, 0))
-        tally = Tally(1e-3)
+        tally = AnswerTally(1e-3)
         for name, answer in warm.items():
             tally.compare(cold[name], answer)
         view.check()

@@ -15,7 +15,7 @@ def main(ours: bool) -> dict[str, Any]:
     prepare(threads=1)
     from vllm import EngineArgs, LLMEngine, SamplingParams
 
-    from agentcache.vllm_plugin.lab.look_inside import EngineView
+    from agentcache.vllm_plugin.lab.look_inside import LookInside
     from agentcache.vllm_plugin.launch.command_line import plugin_args
     from agentcache.vllm_plugin.launch.tiny_models import model_dir
 
@@ -32,7 +32,7 @@ def main(ours: bool) -> dict[str, Any]:
             **(plugin_args({"policy": "lru-holes"}) if ours else {}),
         )
     )
-    view = EngineView(engine)
+    view = LookInside(engine)
     events: list[str] = []
     view.listen(lambda event, now: events.append(type(event).__name__))
 

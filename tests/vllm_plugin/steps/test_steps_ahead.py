@@ -58,7 +58,7 @@ def main(ahead: bool, ours: bool) -> dict[str, Any]:
     from vllm.platforms.cpu import CpuPlatform
     from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
-    from agentcache.vllm_plugin.lab.look_inside import EngineView
+    from agentcache.vllm_plugin.lab.look_inside import LookInside
     from agentcache.vllm_plugin.launch.command_line import plugin_args
     from agentcache.vllm_plugin.launch.tiny_models import model_dir
 
@@ -91,7 +91,7 @@ def main(ahead: bool, ours: bool) -> dict[str, Any]:
     )
     core: Any = engine.engine_core.engine_core
     events: list[Any] = []
-    EngineView(engine).listen(lambda event, now: events.append(event))
+    LookInside(engine).listen(lambda event, now: events.append(event))
     tokens: dict[str, list[int]] = {}
     for number in range(6):
         for row in range(2):

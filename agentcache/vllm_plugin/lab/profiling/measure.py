@@ -11,7 +11,7 @@ from agentcache.cost import CostProfile
 from agentcache.errors import EngineError
 from agentcache.files import cpu_model
 from agentcache.model import Event, StepTimed
-from agentcache.vllm_plugin.lab.look_inside import EngineView
+from agentcache.vllm_plugin.lab.look_inside import LookInside
 from agentcache.vllm_plugin.lab.profiling.grid import DECODES, Phase, Shape
 from agentcache.vllm_plugin.launch.command_line import on_cpu, plugin_args
 from agentcache.vllm_plugin.steps.prices import model_name
@@ -49,7 +49,7 @@ class Subject:
                 **plugin_args({"policy": "lru-holes"}),
             )
         )
-        self.view = EngineView(self.engine)
+        self.view = LookInside(self.engine)
         self.view.listen(self._hear)
         self.view.scheduler.pacer.idle_sample = 1
         self.block_size = block_size

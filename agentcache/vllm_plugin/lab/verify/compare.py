@@ -13,7 +13,7 @@ MAX_LOGPROB_DIFF = {"float32": 1e-4, "bfloat16": 5e-2}
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class GivenAnswer:
     """Greedy tokens with their log-probabilities, and by how much each led the second best."""
 
     tokens: tuple[int, ...]
@@ -21,7 +21,7 @@ class Answer:
     margins: tuple[float, ...]
 
     @classmethod
-    def of(cls, output: Any) -> "Answer":
+    def of(cls, output: Any) -> "GivenAnswer":
         """Read a vLLM completion that was asked for the two best log-probabilities of each token."""
         tokens = tuple(output.token_ids)
         chosen, margins = [], []
@@ -31,13 +31,13 @@ class Answer:
             margins.append(ranked[0] - ranked[1])
         return cls(tokens, tuple(chosen), tuple(margins))
 
-    def first(self, count: int) -> "Answer":
+    def first(self, count: int) -> "GivenAnswer":
         """The answer to the same prompt when fewer tokens are asked."""
-        return Answer(self.tokens[:count], self.logprobs[:count], self.margins[:count])
+        return GivenAnswer(self.tokens[:count], self.logprobs[:count], self.margins[:count])
 
 
 @dataclass(slots=True)
-class Tally:
+class AnswerTally:
     """Counts over all comparisons.
 
     A mismatch is a token that differs where the cold run's margin exceeds the limit, or a log-probability that is no
@@ -50,7 +50,7 @@ class Tally:
     near_ties: int = 0
     max_logprob_diff: float = 0.0
 
-    def compare(self, cold: Answer, warm: Answer) -> None:
+    def compare(self, cold: GivenAnswer, warm: GivenAnswer) -> None:
         for i, (expected, got) in enumerate(zip(cold.tokens, warm.tokens, strict=True)):
             self.tokens += 1
             if math.isnan(warm.logprobs[i]):

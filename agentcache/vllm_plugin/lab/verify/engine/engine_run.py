@@ -15,7 +15,7 @@ import msgspec
 
 from agentcache.errors import CheckFailed
 from agentcache.model import TurnScheduled
-from agentcache.vllm_plugin.lab.verify.compare import MARGINS, Answer, Tally
+from agentcache.vllm_plugin.lab.verify.compare import MARGINS, AnswerTally, GivenAnswer
 from agentcache.vllm_plugin.lab.verify.engine import contexts
 from agentcache.vllm_plugin.lab.verify.engine.cases import BLOCK_SIZE, BUDGETS, EQUAL_BUDGET, MAX_LEN, Case, Setting
 from agentcache.vllm_plugin.lab.verify.engine.outcome import Outcome
@@ -36,9 +36,9 @@ class ColdAnswers:
         rng = random.Random(engine.setting.seed)
         self._contexts = contexts.with_edges(rng, engine.vocab_size, TURN_TOKENS[runner])
         self._chunked = contexts.whole_chunks(rng, engine.vocab_size, CHUNKS[runner])
-        self._known: dict[tuple[int, str, bool], tuple[list[int], Answer]] = {}
+        self._known: dict[tuple[int, str, bool], tuple[list[int], GivenAnswer]] = {}
 
-    def of(self, context: int, shape: str, equal: bool) -> tuple[list[int], Answer]:
+    def of(self, context: int, shape: str, equal: bool) -> tuple[list[int], GivenAnswer]:
         """A prompt and its answer; `equal`: of a context of whole chunks, computed chunk by chunk."""
         if known := self._known.get((context, shape, equal)):
             return known
@@ -72,7 +72,7 @@ class EngineRun(Rig):
         self._with_holes: set[str] = set()
         self._salts: set[str | None] = set()
         self._counts = Outcome()
-        self._tally = Tally(MARGINS[engine.setting.dtype])
+        self._tally = AnswerTally(MARGINS[engine.setting.dtype])
         self._stepping = False
 
     # What the engine tells
@@ -145,7 +145,7 @@ class EngineRun(Rig):
         self.met["steps"] += 1
         self.recount()
 
-    def _compare(self, op: Submit, answers: list[Answer]) -> None:
+    def _compare(self, op: Submit, answers: list[GivenAnswer]) -> None:
         if [len(answer.tokens) for answer in answers] != [op.answer] * op.samples:
             raise CheckFailed(f"{op} was answered by {answers}")
         _, expected = self._cold.of(op.context, op.shape, self._equal)

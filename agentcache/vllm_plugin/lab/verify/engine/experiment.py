@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from agentcache.errors import CheckFailed
 from agentcache.model import Event, TurnScheduled
-from agentcache.vllm_plugin.lab.verify.compare import MARGINS, Answer, Tally
+from agentcache.vllm_plugin.lab.verify.compare import MARGINS, AnswerTally, GivenAnswer
 from agentcache.vllm_plugin.lab.verify.engine.cases import BLOCK_SIZE, EQUAL_BUDGET, Setting
 from agentcache.vllm_plugin.lab.verify.engine.contexts import CONTEXTS, TURN_TOKENS, prompts, tokens
 from agentcache.vllm_plugin.lab.verify.engine.outcome import Finding, Outcome
@@ -57,7 +57,7 @@ class _Experiment:
     def run(self, patterns: int, on_pattern: Callable[[], None]) -> Finding:
         engine, rng, counts = self._engine, self._rng, self._counts
         cold = [engine.cold(context, self._effort.answer_tokens) for context in self._contexts]
-        tally = Tally(MARGINS[self._setting.dtype])
+        tally = AnswerTally(MARGINS[self._setting.dtype])
         for _ in range(patterns):
             chosen = rng.sample(range(CONTEXTS), rng.choice((1, 1, 2, 4)))
             batch = [self._contexts[number] for number in chosen]
@@ -100,7 +100,7 @@ class _Experiment:
                 self._counts.equal_answers += 1
                 self._counts.bit_differences += engine.ask([prompt], self._effort.answer_tokens) != [expected]
 
-    def _negative_control(self, contexts: Sequence[list[int]], cold: Sequence[Answer]) -> bool:
+    def _negative_control(self, contexts: Sequence[list[int]], cold: Sequence[GivenAnswer]) -> bool:
         """Poison blocks that are not evicted: their reuse must be seen, or the comparison proves nothing."""
         engine = self._engine
         engine.limit(STEP_TOKENS)
@@ -110,7 +110,7 @@ class _Experiment:
         if not cached:
             raise CheckFailed("the negative control found nothing cached to poison")
         engine.view.poison(cached)
-        tally = Tally(MARGINS[self._setting.dtype])
+        tally = AnswerTally(MARGINS[self._setting.dtype])
         for expected, answer in zip(cold, engine.ask(contexts, self._effort.answer_tokens), strict=True):
             tally.compare(expected, answer)
         return tally.mismatches > 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from agentcache.model import TurnScheduled
-from agentcache.vllm_plugin.lab.verify.compare import MAX_LOGPROB_DIFF, MAX_NEAR_TIES, Tally
+from agentcache.vllm_plugin.lab.verify.compare import MAX_LOGPROB_DIFF, MAX_NEAR_TIES, AnswerTally
 from agentcache.vllm_plugin.lab.verify.engine.cases import Reproducer, Setting
 
 
@@ -35,7 +35,7 @@ class Outcome(msgspec.Struct):
         self.tokens_after_hole += event.after_hole
         self.holes += event.holes
 
-    def take(self, tally: Tally) -> None:
+    def take(self, tally: AnswerTally) -> None:
         """The comparisons are done."""
         self.mismatches, self.near_ties, self.tokens = tally.mismatches, tally.near_ties, tally.tokens
         self.max_logprob_diff = tally.max_logprob_diff

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from agentcache.model import Event, TurnScheduled
-from agentcache.vllm_plugin.lab.verify.compare import Answer
+from agentcache.vllm_plugin.lab.verify.compare import GivenAnswer
 from agentcache.vllm_plugin.lab.verify.engine.cases import BLOCK_SIZE, BUDGETS, MAX_LEN, POOLS, Setting
 from agentcache.vllm_plugin.lab.verify.programs import ANSWER_TOKENS, Submit
 
@@ -49,7 +49,7 @@ class RealEngine:
         from vllm import EngineArgs, LLMEngine
 
         from agentcache.vllm_plugin.compat import on_preempt
-        from agentcache.vllm_plugin.lab.look_inside import EngineView
+        from agentcache.vllm_plugin.lab.look_inside import LookInside
         from agentcache.vllm_plugin.launch.tiny_models import model_dir
 
         folder = model_dir(setting.model)
@@ -73,7 +73,7 @@ class RealEngine:
             )
         )
         self.hearing: Hearing | None = None
-        self.view = EngineView(self.engine)
+        self.view = LookInside(self.engine)
         self.view.listen(self._hear)
         self.view.on_allocate(self._allocated)
         self.scheduler = self.view.scheduler
@@ -119,23 +119,23 @@ class RealEngine:
         self.engine.add_request(name, given, params, priority=op.urgency)
         return name
 
-    def step(self) -> dict[str, list[Answer]]:
+    def step(self) -> dict[str, list[GivenAnswer]]:
         """One step; answers of the requests that have ended in it."""
         return {
-            output.request_id: [Answer.of(choice) for choice in output.outputs]
+            output.request_id: [GivenAnswer.of(choice) for choice in output.outputs]
             for output in self.engine.step()
             if output.finished
         }
 
-    def ask(self, prompts: Sequence[list[int]], tokens: int = ANSWER_TOKENS) -> list[Answer]:
+    def ask(self, prompts: Sequence[list[int]], tokens: int = ANSWER_TOKENS) -> list[GivenAnswer]:
         """Run prompts together until all are answered with so many tokens; answers in their order."""
         names = [self.submit(prompt, Submit(0, answer=tokens)) for prompt in prompts]
-        answers: dict[str, list[Answer]] = {}
+        answers: dict[str, list[GivenAnswer]] = {}
         while self.engine.has_unfinished_requests():
             answers |= self.step()
         return [answers[name][0] for name in names]
 
-    def cold(self, prompt: list[int], tokens: int = ANSWER_TOKENS) -> Answer:
+    def cold(self, prompt: list[int], tokens: int = ANSWER_TOKENS) -> GivenAnswer:
         """The answer of an engine that remembers nothing."""
         self.engine.reset_prefix_cache()
         (answer,) = self.ask([prompt], tokens)

@@ -218,11 +218,11 @@ def _warm_up(engine: Any, spec: RunSpec) -> None:
 
 def run(spec: RunSpec, send: Callable[[Message], None]) -> RunResult:
     """Make one run. Raises `CheckFailed` when blocks are left in use, or when a row is not what it says it is."""
-    from agentcache.vllm_plugin.lab.look_inside import EngineView
+    from agentcache.vllm_plugin.lab.look_inside import LookInside
 
     plan = load_plan(spec.trace, spec.selection)
     engine = start_engine(spec)
-    view = EngineView(engine)
+    view = LookInside(engine)
     classes = view.classes()
     ours = {name: cls for name, cls in classes.items() if cls.startswith("agentcache")}
     if view.active is spec.stock or (spec.stock and ours):
