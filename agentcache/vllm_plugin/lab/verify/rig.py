@@ -7,7 +7,6 @@ from typing import Any
 
 from agentcache.errors import CheckFailed, InputError
 from agentcache.model import TurnScheduled
-from agentcache.vllm_plugin.compat import preempt
 from agentcache.vllm_plugin.lab.verify.programs import Abort, Budget, Drain, Evict, Op, Preempt, Reset, Step, Submit
 
 
@@ -82,6 +81,8 @@ class Rig(ABC):
         return requests[number % len(requests)] if requests else None
 
     def preempt(self, request: Any) -> None:
+        from agentcache.vllm_plugin.compat import preempt  # loads vLLM, which must find Triton's kernels interpreted
+
         preempt(self.scheduler, request)
 
     def scheduled(self, event: TurnScheduled) -> None:

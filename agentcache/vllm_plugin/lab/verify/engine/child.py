@@ -71,6 +71,7 @@ class Child:
             text=True,
         )
         if not self._ask(msgspec.json.encode(self.setting).decode()):
+            self._process.wait()  # its answers end before it has said why
             words = self._last_words()
             self.stop()
             raise EngineError(f"the engine of setting {self.setting.name} does not start: {words}")

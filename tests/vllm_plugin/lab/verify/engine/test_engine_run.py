@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from agentcache.cli.main import app
+from agentcache.errors import EngineError
 from agentcache.vllm_plugin.lab.verify.engine.cases import Case, Setting
 from agentcache.vllm_plugin.lab.verify.engine.child import Child
 from agentcache.vllm_plugin.lab.verify.engine.paths import REQUIRED, REQUIRED_SHARED, reproducer
@@ -31,6 +32,19 @@ def test_every_path_is_walked_and_exact(tmp_path: Path) -> None:
     assert shared["stock"]["outcome"]["paths"]["keys withdrawn in the step that gave them"] > 0
     assert result["stock_patterns"] == shared["cases"]
     assert all(row["negative_control_failed"] and row["outcome"]["tokens_after_hole"] for row in result["settings"])
+
+
+def test_an_engine_of_the_second_runner_starts_and_is_exact() -> None:
+    """Its kernels are interpreted, which is settled before vLLM is loaded."""
+    case = Case((Budget(64), Submit(1), Drain(), Evict(0.5, 1), Submit(1), Drain()))
+    with Child(Setting("tiny-llama", "float32", runner="v2")) as child:
+        outcome = child.run(case)
+    assert outcome.tokens > 0 and not outcome.mismatches and not outcome.fault
+
+
+def test_an_engine_that_does_not_start_says_why() -> None:
+    with Child(Setting("no-such-folder", "float32")) as child, pytest.raises(EngineError, match="no-such-folder' is"):
+        child.run(Case((Drain(),)))
 
 
 def test_a_wrong_answer_is_made_small_and_seen_again(tmp_path: Path) -> None:
