@@ -113,6 +113,8 @@ def main() -> None:
             context = view.host.residency.contexts.get(order["blocks"])
             orders = view.scheduler.link._orders
             answer["blocks"] = len(list(orders._resident(context.chain))) if context else None
+        if "leases" in order:
+            answer["leases"] = [str(holder) for holder in view.host.residency.policy.holders()]
         if "metrics" in order:
             answer["metrics"] = {"|".join(key): value for key, value in view.host.meter.values.items()}
         view.check()

@@ -86,10 +86,9 @@ def test_an_engine_with_its_service_without_it_and_after_its_death(cluster: str)
         assert engine.ask(blocks="t/kept")["blocks"] == 8
 
         # A lease reaches the engine.
-        told = count("commands_accepted")
         answer = ray.get(service.apply.remote(RetainJob(job="kept", ttl_s=120.0), "t"))
         assert answer.outcome == "accepted"
-        until(lambda: (engine.ask(turn="other", tokens=[9] * 40), count("commands_accepted") > told)[1])
+        until(lambda: (engine.ask(turn="other", tokens=[9] * 40), "t/kept" in engine.ask(leases=True)["leases"])[1])
         for number in range(12):
             engine.ask(turn=f"crowd{number}", tokens=[20 + number] * (8 * BLOCK))
         assert engine.ask(blocks="t/kept")["blocks"] == 8
