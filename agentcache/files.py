@@ -1,12 +1,14 @@
 """Files that appear whole or not at all, a port that is free, and what this machine is."""
 
+import csv
+import io
 import json
 import os
 import platform
 import random
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,9 +20,13 @@ from agentcache.errors import ConfigError, EngineError
 def whole(path: str | Path) -> Iterator[BinaryIO]:
     """A file that takes the place of `path` when the block ends; if it raises, nothing has changed.
 
-    It is readable for all, as if `open` had made it. Raises `OSError`.
+    It is readable for all, as if `open` had made it. Pipes and devices are written to as they are. Raises `OSError`.
     """
     path = Path(path).absolute()
+    if path.exists() and not path.is_file():
+        with path.open("wb") as file:
+            yield file
+        return
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -47,6 +53,15 @@ def write_whole(path: str | Path, data: str | bytes, consequence: str = "the res
 def write_json(path: str | Path, value: Any) -> None:
     """Write a value as indented JSON, as `write_whole` does."""
     write_whole(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]], columns: Iterable[str] | None = None) -> None:
+    """Write rows under these columns, or those of the first one, as `write_whole` does; what a row has not is empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0] if columns is None else columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue())
 
 
 def check_writable(flag: str, path: Path | None) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agentcache.errors import ConfigError
-from agentcache.files import check_writable, cpu_model, free_port, whole, write_json, write_whole
+from agentcache.files import check_writable, cpu_model, free_port, whole, write_csv, write_json, write_whole
 
 
 def test_a_file_is_replaced_in_one_piece(tmp_path: Path) -> None:
@@ -33,6 +33,22 @@ def test_a_write_that_fails_leaves_what_was(tmp_path: Path, there: bool) -> None
         file.writelines([b"half", "of it"])  # type: ignore[list-item]
     assert os.listdir(tmp_path) == ["f"] * there
     assert not there or path.read_text() == "old"
+
+
+def test_a_pipe_stays_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(path := tmp_path / "f")
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    write_whole(path, "x")
+    assert os.read(reader, 9) == b"x" and path.is_fifo() and os.listdir(tmp_path) == ["f"]
+    os.close(reader)
+
+
+def test_rows_are_written_under_the_columns_of_the_first_or_those_given(tmp_path: Path) -> None:
+    rows = [{"a": 1, "b": "x,y"}, {"a": 2.5, "b": None}]
+    write_csv(tmp_path / "f", rows)
+    assert (tmp_path / "f").read_bytes() == b'a,b\n1,"x,y"\n2.5,\n'
+    write_csv(tmp_path / "f", rows, ["b", "c", "a"])
+    assert (tmp_path / "f").read_bytes() == b'b,c,a\n"x,y",,1\n,,2.5\n'
 
 
 def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ One policy and one pool; each line in a process of its own, on one core, in proc
 """
 
 import argparse
-import csv
 import json
 import resource
 import subprocess
@@ -15,6 +14,7 @@ import time
 from pathlib import Path
 
 from agentcache.cost import CostModel, CostProfile
+from agentcache.files import write_csv
 from agentcache.sim.fixed import run_fixed
 from agentcache_workloads.replay.accounts.provenance import commit, describe_host
 from agentcache_workloads.replay.engines.queueing import STEP_TOKENS, simulate
@@ -124,10 +124,7 @@ def main() -> None:
     machine = describe_host()
     origin = {"seed": SEED, "commit": commit(), "cpu_model": machine["cpu"], "cores": machine["cores"]}
     if given.out:
-        with given.out.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [*rows[0], *origin], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(row | origin for row in rows)
+        write_csv(given.out, [row | origin for row in rows])
     if given.plot:
         plot(rows, given.plot)
 

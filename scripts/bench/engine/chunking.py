@@ -8,7 +8,6 @@ answers are short, so that a long step beside them shows. One engine serves all 
 """
 
 import argparse
-import csv
 import random
 import sys
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from agentcache.files import write_csv
 from agentcache.model import Event, StepTimed
 from agentcache.policy.chunking import parse_chunking
 from agentcache.vllm_plugin.launch.cpu_env import prepare
@@ -165,10 +165,7 @@ def verdict(rows: list[dict[str, Any]], target_ms: float) -> list[str]:
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(path, rows)
 
 
 def main() -> None:

@@ -21,7 +21,6 @@ may be installed there:
 """
 
 import argparse
-import csv
 import json
 import os
 import random
@@ -38,6 +37,7 @@ from typing import Any
 import torch
 
 from agentcache.errors import EngineError
+from agentcache.files import write_csv
 from agentcache.vllm_plugin.launch.cpu_env import CPU_ENV, interpret_triton, prepare
 from agentcache_workloads.replay.accounts.provenance import commit, describe_host
 
@@ -586,10 +586,7 @@ def origin(given: argparse.Namespace, scale: Scale, gpu: bool) -> dict[str, Any]
 
 
 def write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n", restval="")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(path, rows, COLUMNS)
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:

@@ -9,7 +9,6 @@ thousand wait. `throughput`: two live CPU engines, the same prompts to one and t
 """
 
 import argparse
-import csv
 import gc
 import json
 import os
@@ -22,6 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from agentcache.files import write_csv
 from agentcache.vllm_plugin.launch.cpu_env import prepare
 from agentcache_workloads.replay.accounts.provenance import commit, describe_host
 
@@ -312,10 +312,7 @@ def main() -> None:
             f"{name:10} stock {stock:10.1f} us  ours {ours:10.1f} us  ratio {ratio:6.3f} median of {len(mine)}  {goal}"
         )
     if given.out:
-        with given.out.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_csv(given.out, rows)
 
 
 if __name__ == "__main__":

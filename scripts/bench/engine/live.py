@@ -8,7 +8,6 @@ measures them, which this does first. What else runs on the same cores slows the
 """
 
 import argparse
-import csv
 import json
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
+from agentcache.files import write_csv
 from agentcache_workloads.replay.accounts.provenance import commit, describe_host
 
 TRACE = "workloads/data/cc_weka.cut.jsonl.zst"
@@ -87,10 +87,7 @@ def main() -> None:
                 rows.append(row | {"cpu_model": machine["cpu"], "cores": machine["cores"]})
                 print({k: v for k, v in row.items() if k not in ("commit", "cpu_model")}, flush=True)
                 if given.out:
-                    with given.out.open("w", newline="", encoding="utf-8") as file:
-                        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-                        writer.writeheader()
-                        writer.writerows(rows)
+                    write_csv(given.out, rows)
     for ratio in given.live_pool.split(","):
         for policy, admission in contenders[1:]:
             ours = [row for row in rows if (row["live_pool"], row["policy"]) == (int(ratio), policy)]

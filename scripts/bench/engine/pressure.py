@@ -9,7 +9,6 @@ in turn; the same blocks are evicted in all, and their answers must be equal.
 """
 
 import argparse
-import csv
 import json
 import os
 import random
@@ -20,6 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from agentcache.files import write_csv
 from agentcache.vllm_plugin.launch.cpu_env import prepare
 from agentcache_workloads.replay.accounts.provenance import commit, describe_host
 
@@ -178,10 +178,7 @@ def main() -> None:
         print(line)
     print(f"{time.perf_counter() - begun:.0f} s")
     if given.out:
-        with given.out.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_csv(given.out, rows)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ own (`python -m venv ELSEWHERE; ELSEWHERE/bin/pip install aiperf==0.13.0`). It g
 
 import argparse
 import asyncio
-import csv
 import json
 import os
 import random
@@ -30,6 +29,7 @@ from typing import Any
 
 import httpx
 
+from agentcache.files import write_csv
 from agentcache_workloads.readers.trace import Meta, Session, TraceCall
 from agentcache_workloads.readers.writers.agentkv_writer import write_trace
 from agentcache_workloads.replay.accounts.metrics import tpot_s, ttft_s
@@ -261,10 +261,7 @@ def rows_of(rounds: list[dict[str, dict[str, float]]]) -> list[dict[str, Any]]:
 def keep(rows: list[dict[str, Any]], out: Path | None) -> None:
     """Write what is there, after each round: a run that is cut keeps the rounds before."""
     if out:
-        with out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_csv(out, rows)
 
 
 def main() -> None:

@@ -12,7 +12,6 @@ both sides saw them; `late` is by how much the replayer's are longer.
 
 import argparse
 import asyncio
-import csv
 import json
 import os
 import subprocess
@@ -25,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from agentcache.files import write_csv
 from agentcache_workloads.readers.trace import Meta, Session, TraceCall
 from agentcache_workloads.replay.accounts.metrics import client_object
 from agentcache_workloads.replay.accounts.provenance import commit, describe_host
@@ -246,10 +246,7 @@ def main() -> None:
         print("  ".join(f"{name}={value}" for name, value in row.items()), flush=True)
         rows.append(row | where)
     if given.out:
-        with given.out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_csv(given.out, rows)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ the contexts of all open jobs once (`ratio` 1), or half of them (2). Each cell r
 """
 
 import argparse
-import csv
 import json
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from statistics import fmean, median
 from typing import Any
 
 from agentcache.cost import CostProfile
+from agentcache.files import write_csv
 from agentcache_workloads.cluster.cluster import run_cluster
 from agentcache_workloads.replay.accounts.metrics import job_latency_s, spread, ttft_s
 from agentcache_workloads.replay.accounts.provenance import commit, describe_host
@@ -119,10 +119,7 @@ def main() -> None:
                 rows.append(row | {"seed": seed} | where)
                 print(rows[-1], flush=True)
                 if args.out:
-                    with args.out.open("w", newline="", encoding="utf-8") as file:
-                        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-                        writer.writeheader()
-                        writer.writerows(rows)
+                    write_csv(args.out, rows)
     for ratio, router in dict.fromkeys((row["ratio"], row["router"]) for row in rows):
         mine = [row for row in rows if (row["ratio"], row["router"]) == (ratio, router)]
         shown = ("cached_ratio", "job_mean_s", "job_p90_s", "job_p99_s", "ttft_returning_s", "makespan_s")

@@ -7,7 +7,6 @@ machine that does other things too. Cached tokens and moves hardly depend on it.
 """
 
 import argparse
-import csv
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from routing import ADMISSION, FLAGS, JOBS, POOL, TIME_SCALE, TRACE
 
 from agentcache.cost import CostProfile
+from agentcache.files import write_csv
 from agentcache_workloads.cluster.cluster import run_cluster
 from agentcache_workloads.replay.accounts.metrics import job_latency_s, ttft_s
 from agentcache_workloads.replay.accounts.provenance import commit, describe_host
@@ -86,10 +86,7 @@ def main() -> None:
     found = measure([int(seed) for seed in args.seeds.split(",")])
     rows = [{k: round(x, 4) if isinstance(x, float) else x for k, x in (row | where).items()} for row in found]
     if args.out:
-        with args.out.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_csv(args.out, rows)
     keys = ("slowdown", "pool_tokens", "router")
     for key in dict.fromkeys(tuple(row[name] for name in keys) for row in rows):
         mine = [row for row in rows if tuple(row[name] for name in keys) == key]

@@ -7,7 +7,6 @@ leniently too: no error at all, and what is left out is counted.
 """
 
 import argparse
-import csv
 import math
 import random
 import sys
@@ -16,6 +15,7 @@ import time
 from pathlib import Path
 
 from agentcache.errors import InputError
+from agentcache.files import write_csv
 from agentcache_workloads.readers.damage import damaged
 from agentcache_workloads.readers.open import open_trace
 from agentcache_workloads.readers.parts.records import LARGEST, Skips
@@ -113,10 +113,7 @@ def main() -> None:
             rows.append(fuzz(form, given.records, Path(folder)))
             print(rows[-1])
     if given.out:
-        with given.out.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_csv(given.out, rows)
     sys.exit(any(row["wrong"] or row["crashed"] for row in rows))
 
 

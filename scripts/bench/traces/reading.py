@@ -7,7 +7,6 @@ sessions that are open at once.
 """
 
 import argparse
-import csv
 import json
 import resource
 import subprocess
@@ -16,6 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from agentcache.files import write_csv
 from agentcache_workloads.readers.open import open_trace
 from agentcache_workloads.readers.writers.mooncake_writer import write_mooncake
 from agentcache_workloads.replay.accounts.provenance import commit, describe_host
@@ -64,10 +64,7 @@ def main() -> None:
                 )
                 print(rows[-1])
     if given.out:
-        with given.out.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_csv(given.out, rows)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
 """The rows of a figure, kept as CSV: what is published is also what a later run does not repeat."""
 
 import csv
-import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from agentcache.errors import InputError
-from agentcache.files import write_whole
+from agentcache.files import write_csv
 from agentcache_workloads.results.cells import Cell
 
 Row = Mapping[str, str]
@@ -46,12 +45,8 @@ def save_rows(path: Path, rows: Iterable[Row]) -> None:
     rows = list(rows)
     names = dict.fromkeys(name for row in rows for name in row)
     columns = [*CELL, *(name for name in names if name not in CELL and name not in ORIGIN), *ORIGIN]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, text.getvalue())
+    write_csv(path, rows, columns)
 
 
 def _text(value: object) -> str:

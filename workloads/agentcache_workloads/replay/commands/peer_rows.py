@@ -1,12 +1,10 @@
 """The rows of a result of `agentcache peers` as CSV: one a run, and one for each server that did not start."""
 
-import csv
-import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from agentcache.files import write_whole
+from agentcache.files import write_csv
 from agentcache_workloads.replay.spec import STOCK
 from agentcache_workloads.report.summary import field
 
@@ -61,10 +59,8 @@ def _ratio(value: float | None, base: float | None) -> float | None:
 
 def write_rows(result: Mapping[str, Any], path: Path) -> None:
     """Write them; numbers are rounded to six digits behind the point."""
-    rows = list(peer_rows(result))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({name: round(value, 6) if isinstance(value, float) else value for name, value in row.items()})
-    write_whole(path, text.getvalue())
+    rows = [
+        {name: round(value, 6) if isinstance(value, float) else value for name, value in row.items()}
+        for row in peer_rows(result)
+    ]
+    write_csv(path, rows)
