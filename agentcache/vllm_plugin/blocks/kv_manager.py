@@ -29,7 +29,7 @@ def shortcut(instance: Any, stock: type, *names: str) -> None:
     """
     if not instance.shortcuts:
         instance.shortcuts = names
-        for name in names:  # not through its dictionary: an object that was asked for it is slower ever after
+        for name in names:
             setattr(instance, name, MethodType(getattr(stock, name), instance))
 
 
