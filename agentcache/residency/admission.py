@@ -54,7 +54,7 @@ class WorkingSetAdmission:
     """Applies the rule to the live jobs whenever an event or the clock may have changed its outcome.
 
     `version` changes when a rank may have. `on_hold_end(turn, end, seconds)` hears of every hold that is over;
-    `is_retained(context)` is asked under the order `retained`, and `retained_version()`, where a host gives it, whether
+    `is_retained(context)` is asked under the order `retained`, and `retained_version()`, where there is one, whether
     its answers may have changed.
     """
 

@@ -27,7 +27,7 @@ from agentcache.model import (
     TurnScheduled,
 )
 from agentcache.policy.admission.working_set import WorkingSetConfig
-from agentcache.policy.base import FollowsSurvival, Policy, offer_all, touch_all
+from agentcache.policy.base import FollowsSurvival, Policy, Retains, offer_all, touch_all
 from agentcache.policy.survival import Survival
 from agentcache.residency.admission import WorkingSetAdmission
 from agentcache.residency.contexts import ContextBook
@@ -64,6 +64,9 @@ class Residency:
         self.admission: WorkingSetAdmission | None = None
         if admission:
             self.admission = WorkingSetAdmission(admission, capacity_blocks, self.contexts, self.survival)
+            if isinstance(policy, Retains):
+                self.admission.is_retained = policy.retains
+                self.admission.retained_version = policy.retained_version
         self.ignored_events = 0
         self.evicted_blocks = 0
         self.reused_blocks = 0

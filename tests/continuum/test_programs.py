@@ -41,8 +41,6 @@ class Bench:
         assert isinstance(policy, ProgramLeases)
         self.policy = policy
         self.core = Residency(policy, pool, admission=parse_admission(admission))
-        if self.core.admission:
-            self.core.admission.is_retained = policy.retains
         self.blocks: dict[Any, Block] = {}
         self.names = 0
         self.using: dict[str, tuple[str, ...]] = {}

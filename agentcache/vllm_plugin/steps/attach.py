@@ -6,7 +6,6 @@ import agentcache
 from agentcache.cost.model import CostModel
 from agentcache.policy import make_online_policy
 from agentcache.policy.admission.names import parse_admission
-from agentcache.policy.base import Retains
 from agentcache.policy.chunking import parse_chunking
 from agentcache.residency import Residency
 from agentcache.vllm_plugin.accounts.page import Page
@@ -91,12 +90,9 @@ def attach(scheduler: Any, options: EngineOptions) -> Host:
 
 def _queue(scheduler: Any, host: Host) -> None:
     """Where admission has a rule, its queue stands in the place of vLLM's."""
-    admission, policy = host.residency.admission, host.residency.policy
+    admission = host.residency.admission
     if not admission:
         return
     scheduler.waiting = RankedQueue(host)  # nothing waits yet
     host.priorities = admission.config.priority or scheduler.vllm_config.scheduler_config.policy == "priority"
     admission.on_hold_end = host.held
-    if isinstance(policy, Retains):
-        admission.is_retained = policy.retains
-        admission.retained_version = policy.retained_version

@@ -60,9 +60,6 @@ def test_every_policy_runs_behind_the_service_s_leases(name: str) -> None:
     for admission in ADMISSIONS:
         policy = ServiceLeases(make_policy(name, COST, 40))
         core = Residency(policy, 40, admission=parse_admission(admission))
-        if core.admission:
-            core.admission.is_retained = policy.retains
-            core.admission.retained_version = policy.retained_version
         sim, now, granted = Engine(core, COST), 0.0, 0
         for turn in range(6):
             calls = [_call(f"job{i}", turn) for i in range(4)]

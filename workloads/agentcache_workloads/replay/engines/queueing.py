@@ -8,7 +8,7 @@ from agentcache.cost import CostModel, CostProfile
 from agentcache.model import Key, Stop
 from agentcache.policy import make_policy
 from agentcache.policy.admission.names import parse_admission
-from agentcache.policy.base import Foresees, Retains
+from agentcache.policy.base import Foresees
 from agentcache.policy.chunking import parse_chunking
 from agentcache.residency import Residency
 from agentcache.sim.queueing import MAX_SEGMENTS, Call, Engine, Running
@@ -153,11 +153,7 @@ def make_residency(spec: RunSpec, cost: CostModel, idle: IdleMeter | None = None
     policy, rule = ("lru", None) if spec.stock else (spec.policy, parse_admission(spec.admission))
     made = make_policy(policy, cost, spec.cache_blocks)
     make = partial(MeteredResidency, idle) if idle else Residency
-    residency = make(made, spec.cache_blocks, admission=rule)
-    if residency.admission and isinstance(residency.policy, Retains):
-        residency.admission.is_retained = residency.policy.retains
-        residency.admission.retained_version = residency.policy.retained_version
-    return residency
+    return make(made, spec.cache_blocks, admission=rule)
 
 
 def pauses_of(jobs: Sequence[PlannedJob], time_scale: float) -> dict[str, list[float | None]]:
