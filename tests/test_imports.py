@@ -55,7 +55,7 @@ WINGS: dict[str, tuple[set[str], ...]] = {
         {"compat"},
         {"accounts", "overrides"},
         {"config", "spare"},
-        {"refusals"},
+        {"levels"},
         {"host"},
         {"blocks", "link"},
         {"steps"},

@@ -24,7 +24,7 @@ START_TIMEOUT_S = 300
 def doctor(
     ctx: typer.Context,
     model: Annotated[
-        str | None, typer.Option(help="A model folder, hub name or tiny-llama, ...: say whether and how it is served.")
+        str | None, typer.Option(help="A model folder, hub name or tiny-llama, ...: say at which level it is served.")
     ] = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the findings here.")] = None,
 ) -> None:
@@ -44,11 +44,11 @@ def doctor(
     }
     found |= _engine()
     found["model"] = {"name": model, **_judged(named, ctx.args)} if named is not None else None
-    found["refused"] = _refusals()
+    found["rules"] = _rules()
     if json_path:
         write_json(json_path, found)
     _show(found)
-    if not found["active"] or (found["model"] and found["model"]["mode"] not in ("fused", "sequential")):
+    if not found["active"] or (found["model"] and found["model"]["level"] in (None, "off")):
         raise typer.Exit(1)
 
 
@@ -79,13 +79,14 @@ def _model(model: str, flags: list[str]) -> str:
 def _engine() -> dict[str, Any]:
     """Look at an engine."""
     seen, error = _child()
-    return {**(seen or {"active": False, "loaded": False, "classes": {}}), "error": error}
+    return {**(seen or {"active": False, "level": None, "loaded": False, "classes": {}}), "error": error}
 
 
 def _judged(model: str, flags: list[str]) -> dict[str, Any]:
-    """Judge a model; where that fails, the mode is None and `why` says what vLLM said."""
+    """Judge a model; where that fails, the level is None and `why` says what vLLM said."""
     seen, error = _child(model, *flags)
-    return seen or {"mode": None, "rule": None, "why": f"vLLM could not build it here: {error}", "hint": None}
+    why = f"vLLM could not build it here: {error}"
+    return seen or {"level": None, "mode": None, "rule": None, "why": why, "hint": None}
 
 
 def _child(*args: str) -> tuple[dict[str, Any] | None, str | None]:
@@ -100,12 +101,13 @@ def _child(*args: str) -> tuple[dict[str, Any] | None, str | None]:
     return None, "\n".join([line for line in child.stderr.splitlines() if line.strip()][-3:])
 
 
-def _refusals() -> dict[str, str]:
+def _rules() -> list[dict[str, str]]:
+    """Why an engine would get less than `holes`, and which level is left."""
     try:
-        from agentcache.vllm_plugin.refusals import RULES
+        from agentcache.vllm_plugin.levels import RULES
     except Exception as error:  # no vLLM, or one that we do not know: that is the finding
-        return {"everything": str(error)}
-    return {rule.name: rule.sentence for rule in RULES}
+        return [{"rule": "everything", "level": "none", "why": str(error)}]
+    return [{"rule": rule.name, "level": str(rule.leaves), "why": rule.sentence} for rule in RULES]
 
 
 def _show(found: dict[str, Any]) -> None:
@@ -123,17 +125,17 @@ def _show(found: dict[str, Any]) -> None:
     out.print(f"\nAgentCache is {'active' if found['active'] else 'NOT active'} in the engine.")
     if model := found["model"]:
         out.print(_verdict(model), markup=False)
-    out.print("It refuses to start, and says so, where:")
-    for name, sentence in found["refused"].items():
-        out.print(f"- {name}: {sentence}", markup=False)
+    out.print("It runs at level holes (fused or sequential), and at a lower one where:")
+    for rule in found["rules"]:
+        out.print(f"- {rule['level']}: {rule['rule']}: {rule['why']}", markup=False)
 
 
 def _verdict(model: dict[str, Any]) -> str:
     by = f" by the rule '{model['rule']}'" if model["rule"] else ""
-    if model["mode"] == "stock":
-        return f"{model['name']} is left to stock prefix caching{by}: {model['why']}."
-    if model["mode"] is None:
+    because = f"{by}: {model['why']}" if model["why"] else ""
+    if model["level"] is None:
         hint = f"\nhint: {model['hint']}" if model["hint"] else ""
-        return f"{model['name']} is refused{by}: {model['why']}.{hint}"
-    because = f": {model['why']}" if model["why"] else ""
-    return f"{model['name']} is served in {model['mode']} mode{because}."
+        is_left = model["mode"] == "stock"
+        return f"{model['name']} is {'left to stock prefix caching' if is_left else 'not started'}{because}.{hint}"
+    mode = f" in {model['mode']} mode" if model["level"] == "holes" else ""
+    return f"{model['name']} is served at level {model['level']}{mode}{because}."

@@ -13,6 +13,9 @@ def serve(
     model: Annotated[str, typer.Argument(help="A model folder, a hub name (org/model), or tiny-llama, ...")],
     policy: Annotated[str | None, typer.Option(help="Eviction policy.")] = None,
     admission: Annotated[str | None, typer.Option(help="Which turns may run: fcfs, program, working-set, ...")] = None,
+    level: Annotated[
+        str | None, typer.Option(help="holes, order or admit, or no start; default the highest that can be had.")
+    ] = None,
     mode: Annotated[str | None, typer.Option(help="Several holes a step (fused) or one (sequential).")] = None,
     profile: Annotated[Path | None, typer.Option(help="Cost profile; default estimated from the model.")] = None,
     chunking: Annotated[
@@ -28,6 +31,7 @@ def serve(
     given: dict[str, Any] = {
         "policy": policy,
         "admission": admission,
+        "level": level,
         "mode": mode,
         "profile": str(profile.resolve()) if profile else None,
         "chunking": chunking,

@@ -32,14 +32,21 @@ try:
         BlockHashWithGroupId,
         KVCacheBlock,
         get_block_hash,
+        get_group_id,
         make_block_hash_with_group_id,
     )
     from vllm.v1.core.sched.async_scheduler import AsyncScheduler
     from vllm.v1.core.sched.output import SchedulerOutput
-    from vllm.v1.core.sched.request_queue import FCFSRequestQueue
+    from vllm.v1.core.sched.request_queue import FCFSRequestQueue, PriorityRequestQueue
     from vllm.v1.core.sched.scheduler import Scheduler
     from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
-    from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, MLAAttentionSpec
+    from vllm.v1.kv_cache_interface import (
+        FullAttentionSpec,
+        KVCacheConfig,
+        KVCacheSpecKind,
+        MLAAttentionSpec,
+        get_kv_cache_spec_kind,
+    )
     from vllm.v1.request import Request, RequestStatus
     from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
@@ -75,9 +82,11 @@ __all__ = [
     "KVCacheBlocks",
     "KVCacheConfig",
     "KVCacheManager",
+    "KVCacheSpecKind",
     "LogitsProcessor",
     "MLAAttentionSpec",
     "MoveDirectionality",
+    "PriorityRequestQueue",
     "Request",
     "RequestOutputKind",
     "RequestStatus",
@@ -88,14 +97,17 @@ __all__ = [
     "argument_parser",
     "backends_of",
     "cpu_runner_class",
-    "expect_stock",
     "get_block_hash",
+    "get_group_id",
+    "get_kv_cache_spec_kind",
     "init_logger",
+    "is_stock",
     "kv_groups",
     "make_block_hash_with_group_id",
     "named_backend",
     "on_preempt",
     "openai_app",
+    "own_connector",
     "preempt",
     "register_backend",
     "reshape_and_cache_flash",
@@ -154,14 +166,9 @@ def import_first(*names: str) -> Any:
     return import_module(names[-1])
 
 
-def expect_stock(instance: Any, stock: type) -> None:
-    """Raise `Unsupported` unless the object is exactly of vLLM's class: another plug-in may have put its own there."""
-    if type(instance) is not stock:
-        raise Unsupported(
-            f"the engine runs {type(instance).__module__}.{type(instance).__qualname__} where {stock.__qualname__} was "
-            f"expected, so its blocks cannot be managed by AgentCache",
-            hint="switch the other plug-in off, or start the engine without AgentCache's flags",
-        )
+def is_stock(instance: Any, stock: type) -> bool:
+    """Whether the object is exactly of vLLM's class: another plug-in may have put its own there."""
+    return type(instance) is stock
 
 
 def adopt(instance: Any, stock: type, ours: type) -> Any:
@@ -170,12 +177,27 @@ def adopt(instance: Any, stock: type, ours: type) -> Any:
     `Scheduler.__init__` builds the manager and the pool itself and offers no way to name another class; building
     them a second time would double their state. Raises `Unsupported` unless the object is of the stock class.
     """
-    expect_stock(instance, stock)
+    if not is_stock(instance, stock):
+        raise Unsupported(
+            f"the engine runs {type(instance).__module__}.{type(instance).__qualname__} where {stock.__qualname__} was "
+            f"expected, so that AgentCache cannot take its place",
+            hint="switch the other plug-in off, or start the engine without AgentCache's flags",
+        )
     instance.__class__ = ours
     # CPython keeps the attributes of an object whose class has changed where its specialised look-ups do not find
     # them: each read costs four times as much. In a dictionary made anew they are found again.
     instance.__dict__ = {**vars(instance)}
     return instance
+
+
+def own_connector(kv_transfer_config: Any) -> bool:
+    """Whether a KV connector is one that comes with vLLM."""
+    factory = import_module("vllm.distributed.kv_transfer.kv_connector.factory").KVConnectorFactory
+    try:
+        module: str = factory.get_connector_class(kv_transfer_config).__module__
+    except Exception:  # what it needs is not installed here, or nobody knows it: vLLM will say so
+        return False
+    return module.startswith("vllm.")
 
 
 def named_backend(backend: Any) -> type | None:

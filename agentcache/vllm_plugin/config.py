@@ -26,7 +26,9 @@ class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `receipts`: a file that gets one JSON line a turn: what was reused, what was missing and why; None writes none.
     `service`: the Ray cluster whose residency service to join: `auto` or `HOST:PORT`, and `/NAMESPACE` if it is not
     the usual one; None joins none. `engine`: what this engine is called there; None makes a name up.
-    `on_unsupported`: `refuse` stops start-up where reuse cannot be exact, `stock` runs stock prefix caching instead.
+    `level`: `holes`, `order` or `admit` asks for that level and stops start-up where it cannot be had; None takes the
+    highest that can. `on_unsupported`: where that is not `holes`, `lower` runs at it, `refuse` stops start-up, `stock`
+    leaves the engine to vLLM.
     """
 
     policy: str = "return-index"
@@ -39,7 +41,8 @@ class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     receipts: str | None = None
     service: str | None = None
     engine: str | None = None
-    on_unsupported: Literal["refuse", "stock"] = "refuse"
+    level: Literal["holes", "order", "admit"] | None = None
+    on_unsupported: Literal["lower", "refuse", "stock"] = "lower"
 
 
 def load_options(additional_config: Any) -> EngineOptions:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from agentcache.vllm_plugin import compat
-from agentcache.vllm_plugin.refusals import check_backends
+from agentcache.vllm_plugin.levels import check_backends
 from agentcache.vllm_plugin.rows.planned_worker import PlannedWorker
 from agentcache.vllm_plugin.rows.runners import SegmentedRunner, SegmentedRunnerV2
 

@@ -17,6 +17,7 @@ from agentcache.model import (
     TurnArrived,
     TurnFinished,
     TurnPreempted,
+    TurnScheduled,
 )
 from agentcache.residency import Residency
 from agentcache.vllm_plugin.accounts.hints import Hints, read_hints
@@ -24,7 +25,7 @@ from agentcache.vllm_plugin.accounts.metrics import Meter
 from agentcache.vllm_plugin.accounts.page import Page
 from agentcache.vllm_plugin.accounts.receipts import Receipts
 from agentcache.vllm_plugin.compat import Request, RequestStatus
-from agentcache.vllm_plugin.refusals import stock_only
+from agentcache.vllm_plugin.levels import Level, stock_only
 from agentcache.vllm_plugin.spare import Spare
 
 Listener = Callable[[Event, float], None]
@@ -39,8 +40,10 @@ class Host:
         clock: Callable[[], float] = time.monotonic,
         block_size: int = 16,
         receipts: str | None = None,
+        level: Level = Level.HOLES,
     ) -> None:
         self.residency = residency
+        self.level = level
         self.listeners: list[Listener] = []
         self.meter = Meter()
         self.spare = Spare(self.meter)
@@ -110,6 +113,12 @@ class Host:
         self.residency.withdrawn(keys)
         self.observe(BlocksEvicted(tuple(keys)))
 
+    def buried(self, keys: Sequence[Key], reason: str) -> None:
+        """Cached blocks that no hit would have reached are gone."""
+        self.withdrawn(keys)
+        with self.spare("accounts"):
+            self.meter.count("agentcache_evicted_blocks_total", "gpu", reason, "dead", by=len(keys))
+
     def held(self, turn: str, end: str, seconds: float) -> None:
         """A hold of the turn by admission is over."""
         with self.spare("accounts"):
@@ -123,7 +132,7 @@ class Host:
         with self.spare("accounts"):
             for (source, action, outcome), count in hints.outcomes.items():
                 self.meter.count("agentcache_hints_total", source, action, outcome, by=count)
-            if reason := stock_only(request):
+            if self.level is Level.HOLES and (reason := stock_only(request)):
                 self.meter.count("agentcache_stock_turns_total", reason)
             self.receipts.expect(request.request_id, keys)
         urgency = request.priority if self.priorities else 0
@@ -135,6 +144,11 @@ class Host:
         with self.spare("hints"):
             return read_hints(request)
         return Hints()
+
+    def started(self, request: Request, computed: int) -> None:
+        """A turn has its blocks, by vLLM's own look-up: so many of its tokens were there."""
+        gaps = ((computed, request.num_tokens),)
+        self.observe(TurnScheduled(request.request_id, request.num_tokens, computed, 0, 0, gaps))
 
     def preempted(self, request: Request) -> None:
         self.observe(TurnPreempted(request.request_id))

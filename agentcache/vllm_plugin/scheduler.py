@@ -7,16 +7,15 @@ executor, parallelism and flags: so the engine's own configuration picks it, not
 
 from typing import Any
 
-from agentcache.errors import Unsupported
 from agentcache.vllm_plugin.blocks.holes import SEGMENTS
 from agentcache.vllm_plugin.blocks.kv_manager import no_shortcut, shortcut
 from agentcache.vllm_plugin.blocks.withdrawn import withdraw
 from agentcache.vllm_plugin.compat import AsyncScheduler, Request, Scheduler, SchedulerOutput, VllmConfig, init_logger
 from agentcache.vllm_plugin.config import load_options
 from agentcache.vllm_plugin.host import Host
+from agentcache.vllm_plugin.levels import Level, Setup, choose, verdict
 from agentcache.vllm_plugin.link.link import Link
-from agentcache.vllm_plugin.overrides import Joined
-from agentcache.vllm_plugin.refusals import refuse
+from agentcache.vllm_plugin.overrides import Joined, own
 from agentcache.vllm_plugin.steps.attach import attach
 from agentcache.vllm_plugin.steps.pacing import Pacer
 from agentcache.vllm_plugin.steps.waiting import RankedQueue
@@ -27,10 +26,12 @@ logger = init_logger(__name__)
 class ResidencyScheduling(Joined):
     """What both schedulers add: events for the residency, jumps over resident blocks, and chunks that keep a pace.
 
-    `agentcache` is the host, or None where the configuration is unsupported and stock caching was asked for instead.
+    `agentcache` is the host, or None where the engine is left to vLLM, as was asked for; `holes` says whether the host
+    is at that level: below it look-up, allocation and rows are vLLM's own.
     """
 
     agentcache: Host | None = None
+    holes = False
     shortcuts: tuple[str, ...] = ()
     pacer: Pacer
     link: Link | None = None
@@ -38,14 +39,13 @@ class ResidencyScheduling(Joined):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         options = load_options(self.vllm_config.additional_config)
-        try:
-            refuse(self)
-        except Unsupported as reason:
-            if options.on_unsupported == "refuse":
-                raise
-            logger.warning("AgentCache is off, stock prefix caching runs: %s", reason.message)
+        found = verdict(Setup.of(self))
+        level = choose(found, options)
+        if level is None:
+            logger.warning("AgentCache is off, stock prefix caching runs: %s", found.why)
             return
-        self.agentcache = attach(self, options)
+        self.holes = level is Level.HOLES
+        self.agentcache = attach(self, options, level, found.why if level is found.level else "it was asked for")
 
     def add_request(self, request: Request) -> None:
         if self.agentcache and request.request_id not in self.requests:
@@ -64,24 +64,45 @@ class ResidencyScheduling(Joined):
                 self.deferred_waiting.update(self.waiting.held)  # as if this step had skipped them
             with self.agentcache.spare("pace"):
                 self.pacer.open()
-            self.kv_cache_manager.settle()
+            if self.holes:
+                self.kv_cache_manager.settle()
             if self.waiting or self._inflight_prefills:
                 no_shortcut(self)
             else:  # decodes alone, whose chunks are no matter of ours
                 shortcut(self, Scheduler, "_reserve_prefill_lookahead")
         output: SchedulerOutput = super().schedule(*args, **kwargs)
-        if self.agentcache and len(self.waiting) and not self.running:
-            self.agentcache.residency.stalled()
+        if self.agentcache:
+            if not self.holes:
+                self._tell_started(output)
+            if len(self.waiting) and not self.running and not self.kv_holding_waiting:
+                self.agentcache.residency.stalled()
         return output
+
+    @own
+    def _tell_started(self, output: SchedulerOutput) -> None:
+        """Which turns have their blocks; what was there is whatever vLLM found, in a tier below the pool too."""
+        assert self.agentcache
+        cached = output.scheduled_cached_reqs
+        at = dict(zip(cached.req_ids, cached.num_computed_tokens, strict=True))
+        started = {name: at[name] for name in cached.resumed_req_ids if name in at}
+        started |= {new.req_id: new.num_computed_tokens for new in output.scheduled_new_reqs}
+        for name, computed in started.items():
+            self.agentcache.started(self.requests[name], computed)
 
     def _reserve_prefill_lookahead(self, request: Request, num_computed_tokens: int, num_new_tokens: int) -> int:
         """vLLM's own last word on the size of a chunk: what this step's holes hold, and what decodes can wait for."""
         if self.agentcache and num_new_tokens == 1:  # a decode, which nothing changes: most calls are for one
             return 1
+        if self.num_spec_tokens and num_computed_tokens >= request.num_prompt_tokens:  # a decode with its drafts
+            verified: int = super()._reserve_prefill_lookahead(request, num_computed_tokens, num_new_tokens)
+            return verified
         tokens: int = super()._reserve_prefill_lookahead(request, num_computed_tokens, num_new_tokens)
         if not self.agentcache or tokens <= 1:
             return tokens
-        segments, _ = self.kv_cache_manager.plan(request, num_computed_tokens, tokens)
+        if self.holes:
+            segments, _ = self.kv_cache_manager.plan(request, num_computed_tokens, tokens)
+        else:
+            segments = [(num_computed_tokens, num_computed_tokens + tokens)]
         with self.agentcache.spare("pace"):
             return self.pacer.chunk(self, request, num_computed_tokens, segments)
         return sum(end - start for start, end in segments)
@@ -91,6 +112,7 @@ class ResidencyScheduling(Joined):
         if self.agentcache:
             with self.agentcache.spare("pace"):
                 self.pacer.scheduled(self, scheduler_output)
+        if self.holes:
             segmented = {}
             tokens = scheduler_output.num_scheduled_tokens
             for request_id in [name for name in self.kv_cache_manager.runs if name in tokens]:
@@ -129,10 +151,10 @@ class ResidencyScheduling(Joined):
     # The residency hears of an end before the blocks come back, so that they carry their standing.
 
     def _preempt_request(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        if not self.holes:  # where vLLM's own manager gives the blocks back, it has the same fault
+            withdraw(self.kv_cache_manager, request)
         if self.agentcache:
             self.agentcache.preempted(request)
-        else:  # vLLM's own pool has the same fault
-            withdraw(self.kv_cache_manager, request)
         super()._preempt_request(request, *args, **kwargs)
 
     def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:

@@ -24,12 +24,12 @@ from agentcache.errors import Unsupported
 from agentcache.policy import make_online_policy
 from agentcache.residency import Residency
 from agentcache.vllm_plugin import compat
-from agentcache.vllm_plugin.blocks.block_pool import ResidencyBlockPool
+from agentcache.vllm_plugin.blocks.block_pool import HoleFillingBlockPool
 from agentcache.vllm_plugin.blocks.kv_manager import HoleFillingManager
 from agentcache.vllm_plugin.config import load_options
 from agentcache.vllm_plugin.host import Host
 from agentcache.vllm_plugin.launch.tiny_models import model_dir
-from agentcache.vllm_plugin.refusals import Setup, refusal, refuse
+from agentcache.vllm_plugin.levels import Setup, verdict
 from agentcache.vllm_plugin.scheduler import AgentCacheAsyncScheduler, AgentCacheScheduler, ResidencyScheduling
 from agentcache.vllm_plugin.steps.attach import attach
 
@@ -151,15 +151,16 @@ class Places:
         caching = scheduler.vllm_config.cache_config.enable_prefix_caching
         if getattr(scheduler, "agentcache", None):
             return self.note(scheduler, IN_PLACE, caching=caching)
-        rule = refusal(Setup.of(scheduler))
-        if rule is None and not self.policy:
+        found = verdict(Setup.of(scheduler))
+        if found.rule is None and not self.policy:
             return self.note(scheduler, "stock", caching=caching)
-        name, value = (rule[0].name, rule[1]) if rule else ("not vLLM's own class", type(scheduler).__qualname__)
+        rule, kind = found.rule, type(scheduler).__qualname__
+        name, value = (rule.name, str(found.value)) if rule else ("not vLLM's own class", kind)
         return self.note(scheduler, name, value, caching=caching)
 
     def manager(self, manager: Any, arguments: dict[str, Any]) -> None:
         stand = stand_in(manager, arguments)
-        self.place(manager, lambda: (refuse(stand), attach(stand, options_of(self.policy))), Setup.of(stand))
+        self.place(manager, lambda: attach(stand, options_of(self.policy)), Setup.of(stand))
 
     def pool(self, pool: Any, arguments: dict[str, Any]) -> None:
         self.place(pool, lambda: adopt_pool(pool, self.policy))
@@ -170,9 +171,9 @@ class Places:
     def place(self, thing: Any, adopt: Callable[[], Any], setup: Setup | None = None) -> None:
         if not self.policy:
             return self.note(thing, "stock")
-        rule = setup and refusal(setup)
-        if rule:
-            return self.note(thing, rule[0].name, rule[1])
+        found = setup and verdict(setup)
+        if found and found.rule:
+            return self.note(thing, found.rule.name, str(found.value))
         try:
             adopt()
         except Unsupported as reason:
@@ -214,7 +215,7 @@ def stand_in(manager: Any, arguments: dict[str, Any]) -> Any:
         kv_cache_manager=manager,
         block_size=config.cache_config.block_size,
         hash_block_size=manager.block_pool.hash_block_size,
-        waiting=None,
+        waiting=compat.FCFSRequestQueue(),
         log_stats=False,
     )
 
@@ -226,4 +227,4 @@ def adopt_pool(pool: Any, policy: str) -> None:
     cost = CostModel(CostProfile(c_lin=1.0, c_att=1.0), pool.hash_block_size)
     capacity = pool.num_gpu_blocks - 1
     residency = Residency(make_online_policy(policy, cost, capacity), capacity)
-    compat.adopt(pool, compat.BlockPool, ResidencyBlockPool).attach(Host(residency, block_size=pool.hash_block_size))
+    compat.adopt(pool, compat.BlockPool, HoleFillingBlockPool).attach(Host(residency, block_size=pool.hash_block_size))

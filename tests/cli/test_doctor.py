@@ -30,6 +30,10 @@ BIG = {
 }
 
 
+def judged(level: str | None, mode: str | None, **more: str | None) -> dict[str, str | None]:
+    return {"level": level, "mode": mode, "rule": None, "why": None, "hint": None, **more}
+
+
 def invoke(*args: str) -> Any:
     return CliRunner().invoke(app, ["doctor", *args])
 
@@ -39,7 +43,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the engine is found to be; no engine is started."""
     found = dict(ACTIVE)
     monkeypatch.setattr(doctor, "_engine", lambda: dict(found))
-    monkeypatch.setattr(doctor, "_refusals", lambda: {"speculative decoding": "it writes slots"})
+    monkeypatch.setattr(doctor, "_rules", lambda: [{"rule": "drafts", "level": "order", "why": "they write slots"}])
     return found
 
 
@@ -47,13 +51,13 @@ def test_an_active_engine_is_exit_0(engine: dict[str, Any], tmp_path: Path) -> N
     done = invoke("--json", str(tmp_path / "found.json"))
     assert done.exit_code == 0
     assert "AgentCache is active" in done.stdout
-    assert "speculative decoding: it writes slots" in done.stdout
+    assert "order: drafts: they write slots" in done.stdout
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["schema"] == "agentcache-doctor/1"
     assert found["versions"]["agentcache"] == agentcache.__version__
     assert found["entry_point"] is True
     assert found["classes"] == ACTIVE["classes"]
-    assert found["refused"] == {"speculative decoding": "it writes slots"}
+    assert found["rules"] == [{"rule": "drafts", "level": "order", "why": "they write slots"}]
 
 
 def test_an_engine_without_agentcache_is_exit_1(engine: dict[str, Any]) -> None:
@@ -109,37 +113,39 @@ def test_whatever_the_engine_does_there_is_a_finding(
         return outcome
 
     monkeypatch.setattr(doctor.subprocess, "run", run)
-    monkeypatch.setattr(doctor, "_refusals", dict)
+    monkeypatch.setattr(doctor, "_rules", list)
     (tmp_path / "config.json").write_text("{}")
     done = invoke("--model", str(tmp_path))
     assert done.exit_code == 1
     assert "The engine did not start:" in done.stdout
-    assert f"{tmp_path} is refused: vLLM could not build it here: " in done.stdout
+    assert f"{tmp_path} is not started: vLLM could not build it here: " in done.stdout
     assert " ".join(done.stdout.split()).count(says) == 2  # a table breaks lines where it must
 
 
 @pytest.mark.parametrize(
     ("verdict", "code", "says"),
     [
-        ({"mode": "fused", "rule": None, "why": None, "hint": None}, 0, "m is served in fused mode."),
+        (judged("holes", "fused"), 0, "m is served at level holes in fused mode."),
         (
-            {"mode": "sequential", "rule": None, "why": "two [positions]", "hint": None},
+            judged("holes", "sequential", why="two [positions]"),
             0,
-            "m is served in sequential mode: two [positions].",
+            "m is served at level holes in sequential mode: two [positions].",
         ),
         (
-            {"mode": None, "rule": "MLA", "why": "the model has MLA, and so on", "hint": "serve another"},
-            1,
-            "m is refused by the rule 'MLA': the model has MLA, and so on.\nhint: serve another",
+            judged("order", "stock", rule="MLA", why="it has MLA, and so on"),
+            0,
+            "m is served at level order by the rule 'MLA': it has MLA, and so on.",
         ),
+        (judged("off", "stock", rule="none", why="nothing is kept"), 1, "m is served at level off by the rule 'none':"),
+        (judged(None, None, why="no such profile", hint="x"), 1, "m is not started: no such profile.\nhint: x"),
         (
-            {"mode": "stock", "rule": "MLA", "why": "the model has MLA, and so on", "hint": "serve another"},
+            judged(None, "stock", rule="MLA", why="it has MLA, and so on"),
             1,
-            "m is left to stock prefix caching by the rule 'MLA': the model has MLA, and so on.",
+            "m is left to stock prefix caching by the rule 'MLA': it has MLA, and so on.",
         ),
     ],
 )
-def test_a_model_is_served_in_a_mode_or_refused_by_a_rule(
+def test_a_model_is_served_at_a_level_by_a_rule(
     verdict: dict[str, Any],
     code: int,
     says: str,
@@ -158,7 +164,7 @@ def test_a_model_is_served_in_a_mode_or_refused_by_a_rule(
 
 
 @pytest.mark.vllm
-def test_it_is_active_here_and_refuses_a_sliding_window(tmp_path: Path) -> None:
+def test_it_is_active_here_and_serves_a_sliding_window(tmp_path: Path) -> None:
     """One tiny engine, and a large model of which there are no weights."""
     pytest.importorskip("vllm", reason="the engine is vLLM's")
     folder = tmp_path / "big"
@@ -168,11 +174,12 @@ def test_it_is_active_here_and_refuses_a_sliding_window(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["active"] and found["loaded"], done.stdout
     assert "vllm" in " ".join(name for name, number in found["versions"].items() if number)
-    assert "prefix caching off" in found["refused"]
-    assert found["model"]["mode"] is None
+    assert found["level"] == "holes"
+    assert {"prefix caching off", "MLA"} <= {rule["rule"] for rule in found["rules"]}
+    assert found["model"]["level"] == "order"
     assert found["model"]["rule"] == "not one full-attention group"
     assert found["model"]["why"].startswith("layers see a sliding window of 4096 tokens, and ")
-    assert done.exit_code == 1
+    assert done.exit_code == 0
 
 
 @pytest.mark.vllm
@@ -180,8 +187,8 @@ def test_a_model_is_judged_with_its_flags(tmp_path: Path) -> None:
     pytest.importorskip("vllm", reason="the engine is vLLM's")
     (tmp_path / "config.json").write_text(json.dumps(BIG | {"sliding_window": None}))
     sequential = json.dumps({"agentcache": {"mode": "sequential"}})
-    judged = doctor._judged(str(tmp_path), ["--port", "80", "--additional-config", sequential])
-    assert judged == {"mode": "sequential", "rule": None, "why": "it was asked for", "hint": None}
+    found = doctor._judged(str(tmp_path), ["--port", "80", "--additional-config", sequential])
+    assert found == judged("holes", "sequential", why="it was asked for")
 
 
 @pytest.mark.vllm
@@ -195,9 +202,9 @@ def test_a_model_is_judged_by_what_a_start_does(tmp_path: Path) -> None:
     assert doctor._judged(folder, [])["mode"] == "fused"
     CostProfile(c_lin=1e-5, c_att=1e-9, model="another", n_points=20).save(tmp_path / "profile.json")
     options = {"profile": str(tmp_path / "profile.json")}
-    judged = doctor._judged(folder, ["--additional-config", json.dumps({"agentcache": options})])
-    assert judged["mode"] is None
-    assert judged["why"].startswith("the cost profile was measured with model another, the engine runs bloom")
+    found = doctor._judged(folder, ["--additional-config", json.dumps({"agentcache": options})])
+    assert found["level"] is None
+    assert found["why"].startswith("the cost profile was measured with model another, the engine runs bloom")
 
 
 @pytest.mark.vllm
@@ -205,5 +212,5 @@ def test_a_model_that_may_be_left_to_stock_is(tmp_path: Path) -> None:
     pytest.importorskip("vllm", reason="the engine is vLLM's")
     (tmp_path / "config.json").write_text(json.dumps(BIG))
     stock = json.dumps({"agentcache": {"on_unsupported": "stock"}})
-    judged = doctor._judged(str(tmp_path), ["--additional-config", stock])
-    assert (judged["mode"], judged["rule"]) == ("stock", "not one full-attention group")
+    found = doctor._judged(str(tmp_path), ["--additional-config", stock])
+    assert (found["mode"], found["rule"]) == ("stock", "not one full-attention group")

@@ -72,7 +72,7 @@ def test_the_process_becomes_the_server(model: str, monkeypatch: pytest.MonkeyPa
         (("--profile", "/nowhere.json"), "cannot be read"),
         (("--chunking", "quick"), "is unknown"),
         (("--scheduler-cls", "x.Y"), "--scheduler-cls contradicts"),
-        (("--no-enable-prefix-caching",), "--no-enable-prefix-caching contradicts"),
+        (("--level", "all"), "Invalid enum value 'all'"),
         (("--additional-config", "{"), "expected a JSON object"),
         (("--additional-config", '{"agentcache": {"polcy": "lru"}}'), "unknown keys polcy"),
         (("--additional-config", '{"agentcache": {"policy": "asymcash"}}'), "known policies"),

@@ -156,7 +156,11 @@ def test_the_second_model_runner_follows_jumps() -> None:
     [
         (ours("asymcash"), "known policies"),
         (ours("asymcache", polcy="lru"), "unknown keys polcy"),
-        (ours("asymcache") | {"enable_prefix_caching": False}, "prefix caching is off"),
+        (
+            ours("asymcache", level="admit") | {"enable_prefix_caching": False},
+            "level admit cannot be had here, off can",
+        ),
+        (ours("lru", on_unsupported="refuse") | {"enable_chunked_prefill": False}, "chunked prefill is off, and"),
     ],
 )
 def test_start_up_stops_with_a_sentence(engine: dict[str, Any], says: str) -> None:

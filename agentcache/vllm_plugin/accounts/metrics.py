@@ -26,7 +26,7 @@ class Metric:
 
 
 METRICS = {
-    "agentcache_build_info": Metric("gauge", "What runs; always 1.", ("version", "vllm_version", "mode")),
+    "agentcache_build_info": Metric("gauge", "What runs; always 1.", ("version", "vllm_version", "level", "mode")),
     "agentcache_policy_active": Metric("gauge", "The eviction policy in use; always 1.", ("policy", "phase")),
     "agentcache_jobs_started_total": Metric("counter", "Jobs whose first turn came."),
     "agentcache_jobs_finished_total": Metric("counter", "Jobs that are known to have ended.", ("how",)),

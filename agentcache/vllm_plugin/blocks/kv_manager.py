@@ -18,8 +18,8 @@ from agentcache.vllm_plugin.compat import (
     make_block_hash_with_group_id,
 )
 from agentcache.vllm_plugin.host import Host
+from agentcache.vllm_plugin.levels import stock_only
 from agentcache.vllm_plugin.overrides import Joined, own
-from agentcache.vllm_plugin.refusals import stock_only
 
 
 def shortcut(instance: Any, stock: type, *names: str) -> None:

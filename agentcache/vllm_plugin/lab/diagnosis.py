@@ -31,14 +31,19 @@ def examine() -> dict[str, Any]:
     )
     view = LookInside(engine)
     view.check()
-    return {"active": view.active, "loaded": agentcache.vllm_plugin.loaded_by_vllm, "classes": view.classes()}
+    return {
+        "active": view.active,
+        "level": str(view.host.level) if view.host else None,
+        "loaded": agentcache.vllm_plugin.loaded_by_vllm,
+        "classes": view.classes(),
+    }
 
 
 def judge(model: str, flags: Sequence[str] = ()) -> dict[str, Any]:
-    """Whether AgentCache serves a model with these flags of vLLM's server, and in which mode; no weights are read.
+    """At which level AgentCache serves a model with these flags of vLLM's server; no weights are read.
 
-    `mode` is fused, sequential (then `why` says why not fused), stock (left to vLLM as asked for, by the rule named) or
-    None: refused, and `rule` and `why` say by what.
+    `level` is holes, order, admit, off, or None: left to vLLM as was asked for (`mode` is stock), or not started. `why`
+    says why no higher one, by the rule named; at holes, why `mode` is sequential and not fused.
     """
     from agentcache.vllm_plugin.launch.cpu_env import prepare
 
@@ -50,7 +55,7 @@ def judge(model: str, flags: Sequence[str] = ()) -> dict[str, Any]:
     from agentcache.vllm_plugin.config import check_options, load_options
     from agentcache.vllm_plugin.launch.command_line import server_argv
     from agentcache.vllm_plugin.launch.tiny_models import served_model
-    from agentcache.vllm_plugin.refusals import Setup, refusal, why_not_fused
+    from agentcache.vllm_plugin.levels import Level, Setup, choose, verdict, why_not_fused
     from agentcache.vllm_plugin.steps.prices import starting_profile
 
     parser = EngineArgs.add_cli_args(compat.argument_parser())
@@ -60,18 +65,21 @@ def judge(model: str, flags: Sequence[str] = ()) -> dict[str, Any]:
     try:
         options = load_options(config.additional_config)
         setup = Setup(config, [], config.cache_config.block_size)
-        found = refusal(setup, early=True)
-        if not found:
-            found = refusal(Setup(config, compat.kv_groups(config), setup.hash_block_size))
-        if found:
-            rule, value = found
-            left = "stock" if options.on_unsupported == "stock" else None
-            return {"mode": left, "rule": rule.name, "why": f"{value}, and {rule.sentence}", "hint": rule.hint}
+        found = verdict(setup, early=True)
+        if found.level > Level.ADMIT:  # no KV group could lower it further
+            found = verdict(Setup(config, compat.kv_groups(config), setup.hash_block_size))
+        level = choose(found, options)
+        told = {"rule": found.rule and found.rule.name, "why": found.why, "hint": found.rule and found.rule.hint}
+        if level is None:
+            return {"level": None, "mode": "stock", **told}
         check_options(options, starting_profile(options.profile, config.model_config, setup.hash_block_size))
     except AgentCacheError as error:
-        return {"mode": None, "rule": None, "why": error.message, "hint": error.hint}
+        return {"level": None, "mode": None, "rule": None, "why": error.message, "hint": error.hint}
+    if level < Level.HOLES:
+        asked = {"rule": None, "why": "it was asked for", "hint": None}
+        return {"level": str(level), "mode": "stock", **(told if level is found.level else asked)}
     reason = why_not_fused(config) if options.mode == "fused" else "it was asked for"
-    return {"mode": "sequential" if reason else "fused", "rule": None, "why": reason, "hint": None}
+    return {"level": "holes", "mode": "sequential" if reason else "fused", "rule": None, "why": reason, "hint": None}
 
 
 if __name__ == "__main__":

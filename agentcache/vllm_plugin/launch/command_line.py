@@ -13,10 +13,6 @@ SERVER = "vllm.entrypoints.openai.api_server"
 
 _CONTRADICTIONS = {
     "--scheduler-cls": "AgentCache is a scheduler class, and there can be one",
-    "--worker-cls": "AgentCache brings a worker class, and there can be one",
-    "--no-enable-prefix-caching": "without prefix caching there is nothing to keep",
-    "--speculative-config": "hole planning does not cover look-ahead slots",
-    "--kv-transfer-config": "a KV connector may load a block while it is being rebuilt",
     "--model": "the model is the first argument",
 }
 

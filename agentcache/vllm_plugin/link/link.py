@@ -227,7 +227,7 @@ class Link:
             seq=self._seq,
             full=full,
             capacity_tokens=self._host.residency.capacity_blocks * self._block_size,
-            free_tokens=queue.num_keyless_blocks * self._block_size,
+            free_tokens=queue.num_useless_blocks * self._block_size,
             c_lin=self._profile.c_lin,
             c_att=self._profile.c_att,
             dropped=self.dropped,

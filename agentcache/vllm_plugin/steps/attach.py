@@ -6,11 +6,13 @@ import agentcache
 from agentcache.cost.model import CostModel
 from agentcache.policy import make_online_policy
 from agentcache.policy.admission.names import parse_admission
+from agentcache.policy.base import Policy
 from agentcache.policy.chunking import parse_chunking
 from agentcache.residency import Residency
 from agentcache.vllm_plugin.accounts.page import Page
-from agentcache.vllm_plugin.blocks.block_pool import ResidencyBlockPool
+from agentcache.vllm_plugin.blocks.block_pool import HoleFillingBlockPool, ResidencyBlockPool
 from agentcache.vllm_plugin.blocks.kv_manager import HoleFillingManager, ResidencyKVCacheManager
+from agentcache.vllm_plugin.blocks.reach import reaches_of
 from agentcache.vllm_plugin.compat import (
     BlockPool,
     FullAttentionManager,
@@ -21,10 +23,10 @@ from agentcache.vllm_plugin.compat import (
 )
 from agentcache.vllm_plugin.config import EngineOptions, parse_service
 from agentcache.vllm_plugin.host import Host
+from agentcache.vllm_plugin.levels import Level, why_not_fused
 from agentcache.vllm_plugin.link.courier import CourierProcess
 from agentcache.vllm_plugin.link.leases import ServiceLeases
 from agentcache.vllm_plugin.link.link import Link
-from agentcache.vllm_plugin.refusals import why_not_fused
 from agentcache.vllm_plugin.steps.gauges import gauge
 from agentcache.vllm_plugin.steps.pacing import Pacer
 from agentcache.vllm_plugin.steps.prices import starting_profile
@@ -33,59 +35,99 @@ from agentcache.vllm_plugin.steps.waiting import RankedQueue
 logger = init_logger(__name__)
 
 
-def attach(scheduler: Any, options: EngineOptions) -> Host:
-    """Adopt the scheduler's manager, block table and pool; returns the host that feeds their residency.
+def attach(scheduler: Any, options: EngineOptions, level: Level = Level.HOLES, why: str | None = None) -> Host:
+    """Put a residency under the scheduler, at a level; returns the host that feeds it. `why` no higher level is had.
 
     Raises `ConfigError` for an unknown policy, admission or chunking and for a profile of something else,
     `Unsupported` where another plug-in was first.
     """
-    config = scheduler.vllm_config
-    rule = parse_chunking(options.chunking)
-    profile = starting_profile(options.profile, config.model_config, scheduler.block_size)
+    config, size = scheduler.vllm_config, scheduler.hash_block_size
+    profile = starting_profile(options.profile, config.model_config, size)
     capacity = scheduler.kv_cache_manager.block_pool.num_gpu_blocks - 1  # one is vLLM's null block
-    cost = CostModel(profile, scheduler.block_size)
-    policy = make_online_policy(options.policy, cost, capacity)
-    if options.service is not None:
-        policy = ServiceLeases(policy)
-    residency = Residency(policy, capacity, options.max_contexts, parse_admission(options.admission))
-    host = Host(residency, block_size=scheduler.block_size, receipts=options.receipts)
-    scheduler.pacer = Pacer(host, rule, profile, options.profile is not None, scheduler.block_size)
+    cost = CostModel(profile, size)
+    policy = _policy(options, level, cost, capacity)
+    admission = parse_admission(options.admission if level >= Level.ADMIT else "fcfs")
+    residency = Residency(policy, capacity, options.max_contexts, admission)
+    host = Host(residency, block_size=size, receipts=options.receipts, level=level)
+    rule = parse_chunking(options.chunking if _may_cut(scheduler, level) else "off")
+    scheduler.pacer = Pacer(host, rule, profile, options.profile is not None, size)
 
     _queue(scheduler, host)
-    reason = why_not_fused(config)
-    fused = options.mode == "fused" and not reason
-    if options.mode == "fused" and reason:
-        logger.warning("AgentCache: mode sequential, one hole a step: %s", reason)
-    manager = adopt(scheduler.kv_cache_manager, KVCacheManager, ResidencyKVCacheManager)
-    most = options.max_segments
-    manager.attach(host, policy.reuse == "holes", most, most if fused else 1, cost)
-    adopt(manager.group, FullAttentionManager, HoleFillingManager).attach()
-    adopt(manager.block_pool, BlockPool, ResidencyBlockPool).attach(host)
-    mode = "fused" if fused else "sequential"
-    if options.service is not None:
+    mode = _adopt(scheduler, host, options, cost)
+    pool = scheduler.kv_cache_manager.block_pool
+    if options.service is not None and level >= Level.ORDER:
         carrier = CourierProcess(*parse_service(options.service))
-        scheduler.link = Link(host, manager.block_pool, carrier, profile, scheduler.block_size, options.engine)
+        scheduler.link = Link(host, pool, carrier, profile, size, options.engine)
         scheduler.link.start()
-    host.meter.set("agentcache_build_info", 1, agentcache.__version__, version_of_vllm(), mode)
-    host.meter.set("agentcache_policy_active", 1, policy.name, "all")
+    host.meter.set("agentcache_build_info", 1, agentcache.__version__, version_of_vllm(), str(level), mode)
+    host.meter.set("agentcache_policy_active", 1, policy.name if level >= Level.ORDER else "vllm-lru", "all")
     if scheduler.log_stats:
         host.page = Page(
             host.meter,
-            lambda: gauge(host, manager.block_pool, scheduler.block_size),
+            lambda: gauge(host, pool, size),
             str(config.model_config.served_model_name),
             str(config.parallel_config.data_parallel_index),
         )
         host.page.start()
     logger.info(
-        "AgentCache: policy %s, admission %s, chunking %s, reuse %s, mode %s, %d blocks",
-        options.policy,
-        options.admission,
-        options.chunking,
+        "AgentCache: level %s%s, policy %s, admission %s, chunking %s, reuse %s, mode %s, %d blocks in %d KV groups",
+        level,
+        f" ({why})" if why else "",
+        policy.name if level >= Level.ORDER else "vllm-lru",
+        options.admission if level >= Level.ADMIT else "fcfs",
+        rule.mode,
         policy.reuse,
         mode,
         capacity,
+        len(scheduler.kv_cache_config.kv_cache_groups),
     )
     return host
+
+
+def _policy(options: EngineOptions, level: Level, cost: CostModel, capacity: int) -> Policy:
+    """What is asked for; where holes are not reused, an order that is made for that."""
+    layer, plus, order = options.policy.rpartition("+")
+    policy = make_online_policy(options.policy, cost, capacity)
+    if level < Level.HOLES and policy.reuse == "holes":
+        policy = make_online_policy(f"{layer}{plus}lru", cost, capacity)
+        if level is Level.ORDER:
+            logger.info("AgentCache: %s orders for reuse behind holes, which is not had here: lru does instead", order)
+    if options.service is None:
+        return policy
+    if level < Level.ORDER:
+        logger.warning("AgentCache: the residency service is not joined: at level %s blocks are vLLM's own", level)
+        return policy
+    return ServiceLeases(policy)
+
+
+def _may_cut(scheduler: Any, level: Level) -> bool:
+    """Whether chunks may be cut anywhere: drafts and states have places of their own, and some prompts come whole."""
+    return level is Level.HOLES or not (
+        scheduler.need_mamba_block_aligned_split
+        or scheduler.num_spec_tokens
+        or not scheduler.scheduler_config.enable_chunked_prefill
+    )
+
+
+def _adopt(scheduler: Any, host: Host, options: EngineOptions, cost: CostModel) -> str:
+    """Adopt what the level takes of the scheduler's manager, block table and pool; returns the mode of reuse."""
+    manager = scheduler.kv_cache_manager
+    if host.level is Level.ORDER:
+        groups, eagle = scheduler.kv_cache_config.kv_cache_groups, scheduler.use_eagle_block_drop
+        reaches = reaches_of(groups, scheduler.hash_block_size, scheduler.block_size, eagle)
+        adopt(manager.block_pool, BlockPool, ResidencyBlockPool).attach(host, reaches)
+    if host.level < Level.HOLES:
+        return "stock"
+    reason = why_not_fused(scheduler.vllm_config)
+    fused = options.mode == "fused" and not reason
+    if options.mode == "fused" and reason:
+        logger.warning("AgentCache: mode sequential, one hole a step: %s", reason)
+    adopt(manager, KVCacheManager, ResidencyKVCacheManager)
+    most, reuse = options.max_segments, host.residency.policy.reuse
+    manager.attach(host, reuse == "holes", most, most if fused else 1, cost)
+    adopt(manager.group, FullAttentionManager, HoleFillingManager).attach()
+    adopt(manager.block_pool, BlockPool, HoleFillingBlockPool).attach(host)
+    return "fused" if fused else "sequential"
 
 
 def _queue(scheduler: Any, host: Host) -> None:

@@ -1,18 +1,23 @@
 """What stands in an engine now, for the gauges: the pool, and who admission lets run."""
 
+from typing import Any
+
 from agentcache.policy.guard import Guard
 from agentcache.vllm_plugin.accounts.metrics import Meter
-from agentcache.vllm_plugin.blocks.block_pool import ResidencyBlockPool
 from agentcache.vllm_plugin.host import Host
+from agentcache.vllm_plugin.levels import Level
 
 
-def gauge(host: Host, pool: ResidencyBlockPool, block_size: int) -> None:
+def gauge(host: Host, pool: Any, block_size: int) -> None:
     """Write the gauges. From any thread: it reads numbers that the scheduler keeps, which may be of two steps."""
     meter, residency = host.meter, host.residency
-    queue = pool.free_block_queue
-    evictable, free = len(residency), queue.num_keyless_blocks
-    running = pool.num_gpu_blocks - 1 - evictable - free  # one is vLLM's null block
-    for state, blocks in (("running", running), ("paused", evictable), ("free", free)):
+    free = pool.get_num_free_blocks()
+    running = pool.num_gpu_blocks - 1 - free  # one is vLLM's null block
+    states = {"running": running, "free": free}
+    if host.level >= Level.ORDER:  # below, nobody knows what vLLM's own free blocks hold
+        useless = pool.free_block_queue.num_useless_blocks
+        states |= {"paused": free - useless, "free": useless}
+    for state, blocks in states.items():
         meter.set("agentcache_resident_tokens", blocks * block_size, "gpu", state)
     conflicts = {"turn": residency.ignored_events}
     if admission := residency.admission:

