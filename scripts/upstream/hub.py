@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from agentcache.vllm_plugin.launch.tiny_models import RECIPES, build_tokenizer
+from agentcache.vllm_plugin.launch.recipes import RECIPES
+from agentcache.vllm_plugin.launch.tiny_models import build_tokenizer
 
 _TINY = {name: value for name, value in RECIPES["tiny-llama"].items() if name != "arch"}
 _OPT = {

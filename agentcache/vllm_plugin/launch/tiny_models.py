@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from agentcache.errors import ConfigError, InputError
+from agentcache.vllm_plugin.launch.recipes import RECIPES
 
 CHAT = r"""
 {%- if tools %}tools: {{ tools | tojson }}{{ '\n' }}{% endif %}
@@ -24,49 +25,6 @@ CHAT = r"""
 """A chat with everything that agents send in it: the tools, the calls, and which of them a result answers."""
 
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-
-_TINY = {
-    "vocab_size": 512,
-    "hidden_size": 128,
-    "intermediate_size": 256,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
-    "max_position_embeddings": 8192,
-    "bos_token_id": 0,
-    "eos_token_id": 1,
-    "pad_token_id": 2,
-    "tie_word_embeddings": False,
-    # Wide enough that greedy decoding is decided by margins, not by ties.
-    "initializer_range": 0.08,
-}
-
-RECIPES: dict[str, dict[str, Any]] = {
-    "tiny-llama": {"arch": "Llama", **_TINY},
-    "tiny-qwen3": {"arch": "Qwen3", **_TINY},
-    "tiny-moe": {
-        "arch": "Qwen3Moe",
-        **_TINY,
-        "num_experts": 4,
-        "num_experts_per_tok": 2,
-        "moe_intermediate_size": 128,
-        "decoder_sparse_step": 1,
-        "mlp_only_layers": [],
-    },
-    # Big enough that computing a prompt takes real time on two cores.
-    "demo-llama": {
-        "arch": "Llama",
-        **_TINY,
-        "hidden_size": 512,
-        "intermediate_size": 1536,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "head_dim": 64,
-        "initializer_range": 0.04,
-    },
-}
 
 
 def model_dir(name_or_path: str) -> str:
@@ -125,7 +83,8 @@ def _build(recipe: dict[str, Any], folder: Path) -> None:
     options = {key: value for key, value in recipe.items() if key != "arch"}
     torch.manual_seed(0)
     config = getattr(transformers, recipe["arch"] + "Config")(**options)
-    getattr(transformers, recipe["arch"] + "ForCausalLM")(config).float().save_pretrained(folder)
+    model = getattr(transformers, recipe["arch"].removesuffix("Text") + "ForCausalLM")(config)
+    model.float().save_pretrained(folder)
     build_tokenizer(recipe["vocab_size"]).save_pretrained(folder)
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from agentcache.errors import InputError
 from agentcache.vllm_plugin.launch import tiny_models as models
-from agentcache.vllm_plugin.launch.tiny_models import RECIPES, model_dir
+from agentcache.vllm_plugin.launch.recipes import RECIPES
+from agentcache.vllm_plugin.launch.tiny_models import model_dir
 
 
 @pytest.fixture
@@ -87,12 +88,12 @@ def test_of_two_builders_the_first_wins(home: Path, monkeypatch: pytest.MonkeyPa
     assert list(home.iterdir()) == [folder]
 
 
-@pytest.mark.parametrize("name", ["tiny-llama", "tiny-qwen3", "tiny-moe"])
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != "demo-llama"])
 def test_a_built_model_is_read_by_transformers(name: str, home: Path) -> None:
     transformers = pytest.importorskip("transformers")
     folder = model_dir(name)
     config = transformers.AutoConfig.from_pretrained(folder)
-    assert config.architectures == [RECIPES[name]["arch"] + "ForCausalLM"]
+    assert config.architectures == [RECIPES[name]["arch"].removesuffix("Text") + "ForCausalLM"]
     assert config.max_position_embeddings >= 8192
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     text = "ls -la | wc → 3 héllo 日本"

@@ -144,7 +144,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _model(name: str) -> str:
     """A small model's folder, or the name as it is."""
-    from agentcache.vllm_plugin.launch.tiny_models import RECIPES, model_dir
+    from agentcache.vllm_plugin.launch.recipes import RECIPES
+    from agentcache.vllm_plugin.launch.tiny_models import model_dir
 
     return model_dir(name) if name in RECIPES else name
 
