@@ -196,7 +196,7 @@ def test_a_model_is_judged_by_what_a_start_does(tmp_path: Path) -> None:
     """A family with other names for its sizes, whose layers compute while they are built; and its prices."""
     pytest.importorskip("vllm", reason="the engine is vLLM's")
     from agentcache.cost import CostProfile
-    from tests.vllm_plugin.families import build
+    from tests.vllm_plugin.families.otherwise import build
 
     folder = build("bloom", tmp_path / "bloom", weights=False)
     assert doctor._judged(folder, [])["mode"] == "fused"
