@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from math import ceil
 
 from agentcache.errors import CheckFailed
 from agentcache.model import Context, Decision, Hold, Join, Key, Standing, shared
+from agentcache.policy.admission.footing import ONE_GROUP, Footing
 from agentcache.policy.admission.working_set import Choice, Excuse, WorkingSetConfig, choose
 from agentcache.policy.survival import Survival
 from agentcache.residency.contexts import ContextBook
@@ -64,8 +66,10 @@ class WorkingSetAdmission:
         capacity_blocks: int,
         contexts: ContextBook,
         survival: Survival | None = None,
+        footing: Footing = ONE_GROUP,
     ) -> None:
         self.config = config
+        self.footing = footing
         self.capacity_blocks = capacity_blocks
         self.choice: Choice | InForce = Choice()
         self.counts = AdmissionCounts()
@@ -77,7 +81,7 @@ class WorkingSetAdmission:
         self._held_turns = 0
         self._changed_jobs: dict[str, LiveJob] = {}  # of which turns came or were preempted since the last choice
         self.shares = ResidentShares() if config.order == "resident" else None
-        self._live = LiveJobs(config, contexts, survival)
+        self._live = LiveJobs(config, contexts, survival, footing)
         self._prefix = self._live.prefix
         self._by_rule = bool(config.floors)  # each part of the pool has an order of its own then
         self._in: set[str] = set()  # members, as of the last choice
@@ -97,10 +101,13 @@ class WorkingSetAdmission:
             self.shares.add(turn, keys)
         self._changed(job)
 
-    def scheduled(self, turn: str, now: float) -> None:
-        """A turn has its blocks."""
+    def scheduled(self, turn: str, tokens: int, cached: int, now: float) -> None:
+        """A turn has its blocks: `cached` of its `tokens` were resident."""
         if found := self._live.turns.get(turn):
             self._end_hold(turn, found, "joined", now)
+            computed_keys = ceil(len(found.keys) * max(tokens - cached, 0) / max(tokens, 1))
+            self._stale |= self.footing.left_blocks > 0 and computed_keys != found.computed_keys
+            found.computed_keys = computed_keys
             found.queued_at, found.preempted = None, False
             self._live.outdate(found.job)
             if self.shares:
@@ -214,7 +221,7 @@ class WorkingSetAdmission:
         """
         if self._by_rule:
             return self._apply_rule(now)
-        prefix, room = self._prefix, self.capacity_blocks * (1 - self.config.headroom)
+        prefix, room = self._prefix, self.footing.room(self.capacity_blocks, self.config.headroom)
         prefix.balance(room)
         taken = f"{prefix.blocks} of {int(room)} are taken by {len(prefix)} jobs before it"
         extra = self._extra()
@@ -249,7 +256,7 @@ class WorkingSetAdmission:
 
     def _apply_rule(self, now: float) -> tuple[dict[str, Excuse], dict[str, str]]:
         """The same by going through all live jobs."""
-        self.choice = choice = choose(self._live.candidates(now), self.capacity_blocks, self.config)
+        self.choice = choice = choose(self._live.candidates(now), self.capacity_blocks, self.config, self.footing)
         self._prefix.moved |= {*choice.members, *choice.held, *self._in, *self._held}
         return choice.exceptions, {name: why for name, why in choice.held.items() if name not in self._held}
 

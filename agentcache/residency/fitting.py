@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from sortedcontainers import SortedList
 
 from agentcache.errors import CheckFailed
+from agentcache.policy.admission.footing import ONE_GROUP, Footing
 from agentcache.policy.admission.growth import GrowthWindow
 from agentcache.policy.admission.working_set import Excuse
 from agentcache.residency.footprints import Footprint, Footprints
@@ -33,10 +34,10 @@ class Prefix:
     something has changed since it was last emptied.
     """
 
-    def __init__(self, replies: GrowthWindow, inputs: GrowthWindow) -> None:
+    def __init__(self, replies: GrowthWindow, inputs: GrowthWindow, footing: Footing = ONE_GROUP) -> None:
         self.extra: dict[str, Excuse] = {}
         self.moved: set[str] = set()
-        self._kept = Footprints(replies, inputs)
+        self._kept = Footprints(replies, inputs, footing)
         self._jobs: dict[str, _Filed] = {}
         self._inside: SortedList[Place] = SortedList()
         self._beyond: SortedList[Place] = SortedList()

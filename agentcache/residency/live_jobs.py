@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from agentcache.errors import CheckFailed
-from agentcache.model import Context, Key, Standing
+from agentcache.model import Context, Key, Standing, shared
+from agentcache.policy.admission.footing import ONE_GROUP, Footing
 from agentcache.policy.admission.growth import GrowthWindow
 from agentcache.policy.admission.working_set import Candidate, WorkingSetConfig
 from agentcache.policy.survival import Survival
@@ -23,7 +24,8 @@ AT_ONCE = 8
 class OpenTurn:
     """A turn that is queued (`queued_at` in seconds) or running (None); `keys` are those of its prompt.
 
-    Admission has held it for `held_s` seconds in all, and does since `held_since`.
+    Of these it has computed `computed_keys`, or will as far as is known. Admission has held it for `held_s` seconds in
+    all, and does since `held_since`.
     """
 
     job: "LiveJob"
@@ -31,6 +33,7 @@ class OpenTurn:
     keys: tuple[Key, ...]
     order_key: int
     queued_at: float | None
+    computed_keys: int = 0
     preempted: bool = False
     held_since: float | None = None
     held_s: float = 0.0
@@ -40,14 +43,15 @@ class OpenTurn:
 class LiveJob:
     """`order` is the job's place: the smallest order key of its open turns, then its arrival.
 
-    `turns` are queued or running, `resting` are the contexts that were left by their last turn. The oldest turn that
-    waits does so since `queued_at`; the first resting context gives up its place at `release_at`.
+    `turns` are queued or running, `resting` are the contexts that were left by their last turn, with how many keys it
+    computed. The oldest turn that waits does so since `queued_at`; the first resting context gives up its place at
+    `release_at`.
     """
 
     name: str
     order: tuple[float, ...]
     turns: dict[str, OpenTurn] = field(default_factory=dict)
-    resting: dict[Context, None] = field(default_factory=dict)
+    resting: dict[Context, int] = field(default_factory=dict)
     queued_at: float = math.inf
     release_at: float = math.inf
 
@@ -64,7 +68,13 @@ class LiveJobs:
     too long, `excused` those that run until their turns are over, whatever fits.
     """
 
-    def __init__(self, config: WorkingSetConfig, contexts: ContextBook, survival: Survival | None) -> None:
+    def __init__(
+        self,
+        config: WorkingSetConfig,
+        contexts: ContextBook,
+        survival: Survival | None,
+        footing: Footing = ONE_GROUP,
+    ) -> None:
         self.by_name: dict[str, LiveJob] = {}
         self.turns: dict[str, OpenTurn] = {}
         self.overdue: set[str] = set()
@@ -72,12 +82,13 @@ class LiveJobs:
         self._config = config
         self._contexts = contexts
         self._survival = survival
+        self._footing = footing
         self._places: dict[str, LiveJob] = {}  # also of jobs that are not live, as long as the book knows them
         self._arrivals = 0
         self._sweep_at = 64
         self._replies = GrowthWindow(config.growth_quantile)  # from a prompt to the end of its output
         self._inputs = GrowthWindow(config.growth_quantile)  # from there to the next prompt
-        self.prefix = Prefix(self._replies, self._inputs)
+        self.prefix = Prefix(self._replies, self._inputs, footing)
         self._outdated: dict[str, LiveJob] = {}  # to be looked at again
         self._later: dict[str, LiveJob] = {}  # to be looked at in time: curves have changed, by which they wait
         self._releases = Deadlines()  # of jobs, whose first resting context gives up its place then
@@ -98,7 +109,9 @@ class LiveJobs:
         if context.chain:
             self._inputs.add(context.standing, max(len(keys) - len(context.chain), 0))
         job.resting.pop(context, None)
-        job.turns[turn] = self.turns[turn] = OpenTurn(job, context, keys, order_key, now)
+        # How many keys a turn computes is known when its blocks are looked up: until then, those that are new.
+        computed = len(keys) - shared(context.chain, keys) if self._footing.left_blocks else 0
+        job.turns[turn] = self.turns[turn] = OpenTurn(job, context, keys, order_key, now, computed)
         self.by_name[context.job] = job
         self.outdate(job)
         return job
@@ -108,14 +121,15 @@ class LiveJobs:
         del self.turns[turn]
         job = gone.job
         del job.turns[turn]
+        replied = max((final_blocks or 0) - len(gone.keys), 0)
         if self._config.footprints and gone.queued_at is None:  # who leaves while it waits is not expected back
-            job.resting[gone.context] = None
+            job.resting[gone.context] = gone.computed_keys + replied
         if not job.turns:
             self.excused.discard(job.name)
             if not job.resting:
                 self._leave(job)
         if final_blocks is not None:
-            self._replies.add(gone.context.standing, max(final_blocks - len(gone.keys), 0))
+            self._replies.add(gone.context.standing, replied)
         self.outdate(job)
 
     def outdate(self, job: LiveJob) -> None:
@@ -202,7 +216,8 @@ class LiveJobs:
         job.queued_at = min(queued, default=math.inf)
         resting = tuple(context.standing for context in job.resting)
         replies = (*(turn.context.standing for turn in job.turns.values()), *resting)
-        self.prefix.put(job.name, job.order, Footprint(tuple(job.chains), replies, resting), bool(job.turns))
+        footprint = Footprint(tuple(job.chains), replies, resting, self._left_keys(job))
+        self.prefix.put(job.name, job.order, footprint, bool(job.turns))
         self._releases.add(job.release_at, job.name)
         self._bounds.add(job.queued_at + self._config.max_hold_s, job.name)
         return released
@@ -216,6 +231,13 @@ class LiveJobs:
         release_s = self._survival.release_age_s(context, self._config.window_s, self._config.theta)
         return min(release_s, self._config.max_release_s)
 
+    def _left_keys(self, job: LiveJob) -> int:
+        """Of how many keys its open turns, and the last ones of what rests, leave something behind."""
+        if not self._footing.left_blocks:
+            return 0
+        computed = [*(turn.computed_keys for turn in job.turns.values()), *job.resting.values()]
+        return sum(int(min(keys, self._footing.left_keys)) for keys in computed)
+
     # Looking
 
     def candidates(self, now: float) -> Iterable[Candidate]:
@@ -228,9 +250,16 @@ class LiveJobs:
         growth = sum(map(self._replies.expected, replies)) + sum(map(self._inputs.expected, resting))
         held_s = now - job.queued_at if job.queued_at < math.inf else 0.0
         tenant, slash, _ = job.name.partition("/")
-        excused = job.name in self.excused
         return Candidate(
-            job.name, job.order, job.chains, growth, held_s, bool(job.turns), excused, tenant if slash else ""
+            job.name,
+            job.order,
+            job.chains,
+            growth,
+            held_s,
+            bool(job.turns),
+            job.name in self.excused,
+            tenant if slash else "",
+            self._left_keys(job),
         )
 
     def check(self) -> None:
@@ -243,5 +272,7 @@ class LiveJobs:
         self.prefix.check()
         for name, job in self.by_name.items():
             told = self.prefix.footprint(name)
-            if name not in self._outdated and not (told and list(told.chains) == job.chains):
+            if name not in self._outdated and not (
+                told and list(told.chains) == job.chains and told.left_keys == self._left_keys(job)
+            ):
                 raise CheckFailed(f"what the rule was told of job {name} is out of date, and not noted")

@@ -26,6 +26,7 @@ from agentcache.model import (
     TurnPreempted,
     TurnScheduled,
 )
+from agentcache.policy.admission.footing import ONE_GROUP, Footing
 from agentcache.policy.admission.working_set import WorkingSetConfig
 from agentcache.policy.base import FollowsSurvival, Policy, Retains, offer_all, touch_all
 from agentcache.policy.survival import Survival
@@ -44,7 +45,7 @@ class Residency:
     Two streams come in. *Events* (`observe`) say what jobs do; they may be incomplete, repeated or contradictory, and
     then cost residency, never more: what makes no sense is counted in `ignored_events`. *Block traffic* (`release`,
     `acquire`, `forget`, `victims`) says which blocks are evictable, and must be right. `now` is seconds on one
-    monotonic clock.
+    monotonic clock. `footing` is what contexts take of the `capacity_blocks`, as far as admission counts.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Residency:
         capacity_blocks: int,
         max_contexts: int = 4096,
         admission: WorkingSetConfig | None = None,
+        footing: Footing = ONE_GROUP,
     ) -> None:
         self.policy = policy
         self.capacity_blocks = capacity_blocks
@@ -63,7 +65,7 @@ class Residency:
             policy.follow(self.survival)
         self.admission: WorkingSetAdmission | None = None
         if admission:
-            self.admission = WorkingSetAdmission(admission, capacity_blocks, self.contexts, self.survival)
+            self.admission = WorkingSetAdmission(admission, capacity_blocks, self.contexts, self.survival, footing)
             if isinstance(policy, Retains):
                 self.admission.is_retained = policy.retains
                 self.admission.retained_version = policy.retained_version
@@ -86,8 +88,8 @@ class Residency:
         match event:
             case TurnArrived():
                 self._arrived(event, now)
-            case TurnScheduled(turn) if self.admission:
-                self.admission.scheduled(turn, now)
+            case TurnScheduled(turn, tokens, cached) if self.admission:
+                self.admission.scheduled(turn, tokens, cached, now)
             case TurnFinished():
                 decisions = self._finished(event, now)
             case TurnAborted(turn):

@@ -19,6 +19,7 @@ from agentcache.model import (
 )
 from agentcache.model import TurnScheduled as Scheduled
 from agentcache.policy import make_policy
+from agentcache.policy.admission.footing import Footing
 from agentcache.policy.admission.names import parse_admission
 from agentcache.policy.admission.working_set import WorkingSetConfig
 from agentcache.residency import Residency
@@ -250,6 +251,34 @@ def test_one_id_of_two_clients_counts_the_blocks_of_both() -> None:
     core.admit(3.0)
     assert core.may_run("b0")
     core.check()
+
+
+def test_what_a_turn_computed_counts_until_the_next_one() -> None:
+    footing = Footing(key_blocks=1, context_blocks=10, left_blocks=5, left_keys=21)
+    core = Residency(make_policy("lru", COST, 1000), 1000, admission=WorkingSetConfig(headroom=0.0), footing=footing)
+
+    def used() -> int:
+        core.admit(0.0)
+        core.check()
+        return rule_of(core).choice.used_blocks
+
+    arrive(core, "a", "a0", 20, 0.0)
+    assert used() == 20 + 10 + 5 * 20, "a first turn computes all of its prompt, as far as is known"
+    core.observe(Scheduled("a0", 330, 160, 0, 0), 0.0)
+    assert used() == 20 + 10 + 5 * 11, "but 160 of its 330 tokens are resident"
+    core.observe(TurnPreempted("a0"), 0.0)
+    assert used() == 20 + 10 + 5 * 11
+    core.observe(Scheduled("a0", 0, 9, 0, 0), 0.0)
+    assert used() == 20 + 10, "whatever a host says"
+    core.observe(Scheduled("a0", 330, 0, 0, 0), 0.0)
+    core.observe(TurnFinished("a0", chain("a", 22), Stop.TOOL_USE), 0.0)
+    assert used() == (22 + 2) + 10 + 5 * 21, (
+        "the reply's keys are computed too, as many again expected; 21 leave something"
+    )
+    arrive(core, "a", "a1", 25, 0.0)
+    assert used() == (25 + 2) + 10 + 5 * 3, "what it has beyond its context"
+    core.observe(TurnAborted("a1"), 0.0)
+    assert used() == 0, "who leaves while it waits is not expected back"
 
 
 def test_a_pool_that_shrinks_holds_whom_it_no_longer_takes() -> None:

@@ -18,6 +18,7 @@ from agentcache.model import (
     TurnScheduled,
 )
 from agentcache.policy import make_policy
+from agentcache.policy.admission.footing import ONE_GROUP, Footing
 from agentcache.policy.admission.names import parse_admission
 from agentcache.policy.admission.working_set import WorkingSetConfig
 from agentcache.residency import Residency
@@ -34,6 +35,7 @@ RULES = [
     "program",
     "resident-first",
 ]
+FOOTINGS = [ONE_GROUP, ONE_GROUP, Footing(1, 4, 0.5, 7, 10), Footing(0.5, 0, 2), Footing(0, 9)]
 
 
 def chain(branch: str, blocks: int) -> tuple[str, ...]:
@@ -56,11 +58,12 @@ class Machine(RuleBasedStateMachine):
         self.running: dict[str, tuple[str, int]] = {}
         self.stuck: set[str] = set()
 
-    @initialize(spec=st.sampled_from(RULES))
-    def start(self, spec: str) -> None:
+    @initialize(spec=st.sampled_from(RULES), footing=st.sampled_from(FOOTINGS))
+    def start(self, spec: str, footing: Footing) -> None:
         self.config = parse_admission(spec)
         assert isinstance(self.config, WorkingSetConfig)
-        self.core = self.made(Residency(make_policy("lru-holes", COST, 60), 60, admission=self.config))
+        policy = make_policy("lru-holes", COST, 60)
+        self.core = self.made(Residency(policy, 60, admission=self.config, footing=footing))
 
     def made(self, core: Residency) -> Residency:
         return core
@@ -80,8 +83,8 @@ class Machine(RuleBasedStateMachine):
         )
         self.queued[turn] = (context, blocks, self.now)
 
-    @rule()
-    def step(self) -> None:
+    @rule(resident=st.sampled_from([0.0, 0.0, 0.5, 1.0]))
+    def step(self, resident: float = 0.0) -> None:
         self.core.admit(self.now)
         ran = bool(self.running)
         for turn in sorted(self.queued, key=self.core.rank):
@@ -90,7 +93,7 @@ class Machine(RuleBasedStateMachine):
                 continue
             if self.running and sum(n for _, n in self.running.values()) + blocks > self.capacity:
                 break
-            self.core.observe(TurnScheduled(turn, blocks, 0, 0, 0), self.now)
+            self.core.observe(TurnScheduled(turn, blocks, int(blocks * resident), 0, 0), self.now)
             self.core.observe(BlocksStored(chain(context, blocks)), self.now)
             self.running[turn] = (context, blocks)
             del self.queued[turn]
@@ -153,7 +156,7 @@ class Machine(RuleBasedStateMachine):
                 assert self.core.may_run(turn), f"{turn} has waited {self.now - since} s"
         choice, config = self.core.admission.choice, self.core.admission.config
         if not choice.exceptions:
-            assert choice.used_blocks <= self.capacity * (1 - config.headroom)
+            assert choice.used_blocks <= self.core.admission.footing.room(self.capacity, config.headroom)
 
     def teardown(self) -> None:
         """Once nobody comes any more, everybody gets to run: the queue drains without waiting for a bound."""

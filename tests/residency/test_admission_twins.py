@@ -18,7 +18,9 @@ class _Both:
         self.quick = quick
         self.plain = Residency(make_policy("lru-holes", COST, 60), 60)
         assert quick.admission
-        self.plain.admission = WorkingSetAdmission(quick.admission.config, 60, self.plain.contexts, self.plain.survival)
+        self.plain.admission = WorkingSetAdmission(
+            quick.admission.config, 60, self.plain.contexts, self.plain.survival, quick.admission.footing
+        )
         self.plain.admission._by_rule = True
 
     @property

@@ -1,8 +1,9 @@
 """The longest beginning that fits, kept, against the plain definition worked out anew."""
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from agentcache.policy.admission.footing import ONE_GROUP, Footing
 from agentcache.policy.admission.growth import GrowthWindow
 from agentcache.residency.fitting import Prefix
 from agentcache.residency.footprints import Footprint
@@ -11,17 +12,24 @@ NAMES = st.sampled_from("abcdef")
 
 
 class PrefixMachine(RuleBasedStateMachine):
-    def __init__(self) -> None:
-        super().__init__()
-        self.prefix = Prefix(GrowthWindow(0.5), GrowthWindow(0.5))
-        self.jobs: dict[str, tuple[tuple[int, str], tuple[str, ...], bool]] = {}
+    @initialize(footing=st.sampled_from([ONE_GROUP, ONE_GROUP, Footing(1, 2, 1), Footing(0.5, 0, 0.25), Footing(0, 3)]))
+    def start(self, footing: Footing) -> None:
+        self.footing = footing
+        self.prefix = Prefix(GrowthWindow(0.5), GrowthWindow(0.5), footing)
+        self.jobs: dict[str, tuple[tuple[int, str], tuple[str, ...], bool, int]] = {}
         self.room = 10
 
-    @rule(name=NAMES, order=st.integers(0, 2), letters=st.text("xy", min_size=1, max_size=6), busy=st.booleans())
-    def put(self, name: str, order: int, letters: str, busy: bool) -> None:
+    @rule(
+        name=NAMES,
+        order=st.integers(0, 2),
+        letters=st.text("xy", min_size=1, max_size=6),
+        busy=st.booleans(),
+        computed=st.integers(0, 6),
+    )
+    def put(self, name: str, order: int, letters: str, busy: bool, computed: int) -> None:
         chain = tuple(letters[:end] for end in range(1, len(letters) + 1))
-        self.jobs[name] = ((order, name), chain, busy)
-        self.prefix.put(name, (order,), Footprint((chain,)), busy)
+        self.jobs[name] = ((order, name), chain, busy, computed)
+        self.prefix.put(name, (order,), Footprint((chain,), left_keys=computed), busy)
 
     @rule(name=NAMES)
     def drop(self, name: str) -> None:
@@ -43,12 +51,15 @@ class PrefixMachine(RuleBasedStateMachine):
         self.prefix.balance(self.room)
         seen: set[str] = set()
         inside: list[str] = []
-        for (_, name), chain, _ in sorted(self.jobs.values()):
-            if len(seen | set(chain)) > self.room:
+        used = all_computed = 0
+        for (_, name), chain, _, computed in sorted(self.jobs.values()):
+            needed = self.footing.blocks(len(seen | set(chain)), len(inside) + 1, all_computed + computed)
+            if needed > self.room:
                 break
             seen |= set(chain)
             inside.append(name)
-        assert list(self.prefix) == inside and self.prefix.blocks == len(seen)
+            used, all_computed = needed, all_computed + computed
+        assert list(self.prefix) == inside and self.prefix.blocks == used
         assert self.prefix.busy == any(self.jobs[name][2] for name in inside)
         assert list(self.prefix.beyond) == [name for (_, name), *_ in sorted(self.jobs.values())][len(inside) :]
         self.prefix.check()

@@ -4,6 +4,7 @@ import pytest
 
 from agentcache.errors import CheckFailed
 from agentcache.model import Standing
+from agentcache.policy.admission.footing import Footing
 from agentcache.policy.admission.growth import GrowthWindow
 from agentcache.residency.footprints import Footprint, Footprints
 
@@ -23,3 +24,17 @@ def test_the_sum_follows_what_is_expected() -> None:
     kept.check(["a", "b"])
     with pytest.raises(CheckFailed, match="not live"):
         kept.check(["a"])
+
+
+def test_in_a_pool_of_several_groups_contexts_and_what_they_computed_count_too() -> None:
+    replies = GrowthWindow(0.75)
+    kept = Footprints(replies, GrowthWindow(0.75), Footing(2, 10, 0.5))
+    kept.put("a", Footprint((("s", "sa"), ("s", "sb")), (Standing.TOOL,), left_keys=3))
+    assert kept.blocks == 2 * 3 + 10 * 2 + 2, "half a block is a block"
+    replies.add(Standing.TOOL, 4)
+    assert kept.blocks == 2 * 7 + 10 * 2 + 2
+    kept.put("a", Footprint((("s", "sa"),)))
+    assert kept.blocks == 2 * 2 + 10
+    kept.drop("a")
+    assert kept.blocks == 0
+    kept.check([])

@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from agentcache.errors import CheckFailed
 from agentcache.model import Context, Standing, TurnArrived
+from agentcache.policy.admission.footing import Footing
 from agentcache.policy.admission.working_set import WorkingSetConfig
 from agentcache.residency.contexts import ContextBook
 from agentcache.residency.live_jobs import LiveJobs
@@ -23,7 +24,7 @@ class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.book = ContextBook(16, 1000)
-        self.live = LiveJobs(CONFIG, self.book, None)
+        self.live = LiveJobs(CONFIG, self.book, None, Footing(1, 2, 3))
         self.contexts: dict[str, Context] = {}
         self.queued: dict[str, float] = {}
         self.running: set[str] = set()

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 from agentcache.errors import ConfigError
 from agentcache.policy.admission.chains import Chain, ChainTree
+from agentcache.policy.admission.footing import ONE_GROUP, Footing
 
 Order = Literal["turn", "program", "retained", "resident"]
 """Which of the turns that may run goes first, after their priority where that counts.
@@ -72,19 +73,21 @@ class Candidate:
     """A live job: it has a turn queued or running, or is expected back soon.
 
     `order` is its place (smaller first): priority, then arrival. `chains` are the keys of its contexts and of its
-    queued prompts; `growth_blocks` is what its next turn may add. `held_s` is how long its oldest queued turn has
-    waited for admission, 0 if none does; `turns` says that it has a turn queued or running. `excused`: it joins
-    regardless, because members that could have run did not. A tenant is who a floor belongs to.
+    queued prompts, each a context to the pool; the next turns may add `growth_keys`, and of `left_keys` the last or
+    present ones leave something behind. `held_s` is how long its oldest queued turn has waited for admission, 0 if none
+    does; `turns` says that it has a turn queued or running. `excused`: it joins regardless, because members that could
+    have run did not. A tenant is who a floor belongs to.
     """
 
     job: str
     order: tuple[float, ...]
     chains: Sequence[Chain]
-    growth_blocks: int = 0
+    growth_keys: int = 0
     held_s: float = 0.0
     turns: bool = True
     excused: bool = False
     tenant: str = ""
+    left_keys: int = 0
 
 
 Excuse = Literal["alone", "bound", "idle"]
@@ -108,42 +111,64 @@ _place = attrgetter("order", "job")
 class _Part:
     """A part of the pool with `room` blocks, filled in order: the first job that does not fit ends it."""
 
-    def __init__(self, room: float) -> None:
+    def __init__(self, room: float, footing: Footing) -> None:
         self.room = room
         self.used = 0
         self.jobs = 0
         self.full = False
+        self._footing = footing
+        self._growth_keys = 0
+        self._contexts = 0
+        self._left_keys = 0
         self._tree = ChainTree()
 
     def need(self, candidate: Candidate) -> int:
         """Blocks that a job would add; what it shares, also among its own contexts, counts once."""
         if len(candidate.chains) == 1:
-            return candidate.growth_blocks + self._tree.new(candidate.chains[0])
-        own = ChainTree()
-        return candidate.growth_blocks + sum(min(own.add(chain), self._tree.new(chain)) for chain in candidate.chains)
+            new = self._tree.new(candidate.chains[0])
+        else:
+            own = ChainTree()
+            new = sum(min(own.add(chain), self._tree.new(chain)) for chain in candidate.chains)
+        return self._with(candidate, new) - self.used
+
+    def _with(self, candidate: Candidate, new_keys: int) -> int:
+        """Blocks that are used with a job whose chains add so many keys."""
+        return self._footing.blocks(
+            self._tree.blocks + new_keys + self._growth_keys + candidate.growth_keys,
+            self._contexts + len(candidate.chains),
+            self._left_keys + candidate.left_keys,
+        )
 
     def fits(self, candidate: Candidate) -> bool:
         self.full = self.full or self.used + self.need(candidate) > self.room
         return not self.full
 
     def add(self, candidate: Candidate) -> None:
-        self.used += candidate.growth_blocks + sum(map(self._tree.add, candidate.chains))
+        for chain in candidate.chains:
+            self._tree.add(chain)
+        self.used = self._with(candidate, 0)
+        self._growth_keys += candidate.growth_keys
+        self._contexts += len(candidate.chains)
+        self._left_keys += candidate.left_keys
         self.jobs += 1
 
 
-def choose(candidates: Iterable[Candidate], capacity_blocks: int, config: WorkingSetConfig) -> Choice:
+def choose(
+    candidates: Iterable[Candidate], capacity_blocks: int, config: WorkingSetConfig, footing: Footing = ONE_GROUP
+) -> Choice:
     """Apply the rule to the live jobs.
 
     In their order, jobs join while the sum of their footprints fits the pool less the headroom; the first that does
     not fit ends the set, so that taking a job out never removes another member. The first job is always a member.
-    Shared blocks count once. Whatever the sum says, a job held for longer than `max_hold_s` joins, and when all
-    members are paused, so does the first job that has a turn: an idle engine serves nobody.
+    Shared keys count once; `footing` says what keys and contexts take. Whatever the sum says, a job held for longer
+    than `max_hold_s` joins, and when all members are paused, so does the first job that has a turn: an idle engine
+    serves nobody.
 
     A tenant with a floor first fills its own share of the pool, in the same way; what it does not use is everybody's.
     What its further jobs share with those on the floor counts again.
     """
-    limit = capacity_blocks * (1 - config.headroom)
-    floors = {tenant: _Part(share * limit) for tenant, share in config.floors}
+    limit = footing.room(capacity_blocks, config.headroom)
+    floors = {tenant: _Part(share * limit, footing) for tenant, share in config.floors}
     members: list[str] = []
     competing: list[Candidate] = []
     busy = False
@@ -157,7 +182,7 @@ def choose(candidates: Iterable[Candidate], capacity_blocks: int, config: Workin
             competing.append(candidate)
 
     # A floor that is full is kept as a whole, so that who leaves it leaves no less to the others.
-    rest = _Part(limit - sum(floor.room if floor.full else floor.used for floor in floors.values()))
+    rest = _Part(limit - sum(floor.room if floor.full else floor.used for floor in floors.values()), footing)
     held: dict[str, str] = {}
     exceptions: dict[str, Excuse] = {}
     taken = ""  # of the rest, as those are told that do not fit

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentcache.errors import ConfigError
+from agentcache.policy.admission.footing import ONE_GROUP, Footing
 from agentcache.policy.admission.working_set import Candidate, WorkingSetConfig, choose
 
 TIGHT = WorkingSetConfig(headroom=0.0)
@@ -33,8 +34,8 @@ def jobs(draw: st.DrawFn) -> list[Candidate]:
         turns, excused = draw(st.booleans()), draw(st.integers(0, 9)) == 0
         tenant = draw(st.sampled_from(["", "x", "y"]))
         chains = [tuple(f"{tenant}:{key}" for key in part) for part in chains]  # tenants share no blocks
-        growth = draw(st.integers(0, 9))
-        drawn.append(Candidate(f"j{place}", order, chains, growth, held_s, turns, excused, tenant))
+        growth, computed = draw(st.integers(0, 9)), draw(st.integers(0, 30))
+        drawn.append(Candidate(f"j{place}", order, chains, growth, held_s, turns, excused, tenant, computed))
     return drawn
 
 
@@ -42,44 +43,57 @@ def in_order(candidates: list[Candidate]) -> list[Candidate]:
     return sorted(candidates, key=lambda candidate: candidate.order)
 
 
+FOOTINGS = st.sampled_from([ONE_GROUP, Footing(1, 9, 5, step_blocks=4), Footing(0.5, 2, 0.25), Footing(0, 3)])
 FLOORS = st.sampled_from([(), (("x", 0.3),), (("x", 0.5), ("y", 0.5)), (("x", 0.2), ("y", 0.4), ("nobody", 0.4))])
 
 
-@given(jobs(), st.integers(1, 120), st.sampled_from([0.0, 0.05, 0.3]), FLOORS)
+@given(jobs(), st.integers(1, 120), st.sampled_from([0.0, 0.05, 0.3]), FLOORS, FOOTINGS)
 def test_invariants(
-    candidates: list[Candidate], capacity: int, headroom: float, floors: tuple[tuple[str, float], ...]
+    candidates: list[Candidate],
+    capacity: int,
+    headroom: float,
+    floors: tuple[tuple[str, float], ...],
+    footing: Footing,
 ) -> None:
     config = WorkingSetConfig(headroom=headroom, floors=floors)
-    choice = choose(candidates, capacity, config)
+    choice = choose(candidates, capacity, config, footing)
     by_name = {candidate.job: candidate for candidate in candidates}
     assert set(choice.members) | choice.held.keys() == by_name.keys()
     assert not set(choice.members) & choice.held.keys()
     assert in_order(candidates)[0].job in choice.members, "the first live job is always a member"
     keys = {key for name in choice.members for part in by_name[name].chains for key in part}
-    growth = sum(by_name[name].growth_blocks for name in choice.members)
+    growth = sum(by_name[name].growth_keys for name in choice.members)
+    contexts = sum(len(by_name[name].chains) for name in choice.members)
+    needed = footing.blocks(len(keys) + growth, contexts, sum(by_name[name].left_keys for name in choice.members))
     if floors:
-        assert choice.used_blocks >= len(keys) + growth, "a floor and the rest count for themselves"
+        assert choice.used_blocks >= needed, "a floor and the rest count for themselves"
     else:
-        assert choice.used_blocks == len(keys) + growth, "shared blocks count once"
+        assert choice.used_blocks == needed, "shared keys count once"
     if not choice.exceptions:
-        assert choice.used_blocks <= capacity * (1 - headroom)
+        assert choice.used_blocks <= footing.room(capacity, headroom)
     assert choice.exceptions.keys() <= set(choice.members)
     for name in choice.held:
         assert not by_name[name].excused
         assert by_name[name].held_s <= config.max_hold_s, "no hold outlasts its bound"
     members = [by_name[name] for name in choice.members]
     assert any(c.turns for c in members) or not any(c.turns for c in candidates), "somebody can run if anybody could"
-    assert choose(list(reversed(candidates)), capacity, config) == choice, "the order of the input does not matter"
+    assert choose(list(reversed(candidates)), capacity, config, footing) == choice, (
+        "the order of the input does not matter"
+    )
 
 
-@given(jobs(), st.integers(1, 120), FLOORS, st.data())
+@given(jobs(), st.integers(1, 120), FLOORS, FOOTINGS, st.data())
 def test_taking_a_job_out_never_removes_another_member(
-    jobs: list[Candidate], capacity: int, floors: tuple[tuple[str, float], ...], data: st.DataObject
+    jobs: list[Candidate],
+    capacity: int,
+    floors: tuple[tuple[str, float], ...],
+    footing: Footing,
+    data: st.DataObject,
 ) -> None:
     gone = data.draw(st.sampled_from(jobs))
     config = WorkingSetConfig(headroom=0.0, floors=floors)
-    before = choose(jobs, capacity, config)
-    after = choose([candidate for candidate in jobs if candidate is not gone], capacity, config)
+    before = choose(jobs, capacity, config, footing)
+    after = choose([candidate for candidate in jobs if candidate is not gone], capacity, config, footing)
     assert set(before.members) - {gone.job} - before.exceptions.keys() <= set(after.members)
 
 
@@ -101,6 +115,16 @@ def test_jobs_join_in_order_until_one_does_not_fit() -> None:
 def test_who_comes_behind_a_held_job_is_told_so() -> None:
     choice = choose([job("a", 0, 90), job("b", 1, 50), job("c", 2, 5)], 100, TIGHT)
     assert choice.held["c"] == "1 jobs that came before it wait; 90 of 100 are taken by 1 jobs before it"
+
+
+def test_what_a_context_takes_of_a_pool_of_several_groups_counts() -> None:
+    # Each key takes one block, each context ten of windows, and a turn leaves five for each key that it computes.
+    footing = Footing(1, 10, 5)
+    young, old = job("young", 0, 8, left_keys=8), job("old", 1, 40, left_keys=2, growth_keys=2)
+    choice = choose([young, old, job("c", 2, 1)], 130, TIGHT, footing)
+    assert choice.members == ("young", "old") and choice.used_blocks == (8 + 10 + 40) + (42 + 10 + 10)
+    assert choice.held["c"] == "needs 11 blocks, 120 of 130 are taken by 2 jobs before it"
+    assert choose([young, old], 130, TIGHT).used_blocks == 50
 
 
 def test_a_giant_runs_alone() -> None:
