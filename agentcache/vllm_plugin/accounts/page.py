@@ -30,6 +30,8 @@ from agentcache.vllm_plugin.accounts.metrics import METRICS, Meter
 logger = logging.getLogger(f"vllm.{__name__}")  # as vLLM's own, whose handlers it has
 
 PERIOD_S = 0.5
+PATIENCE_S = 0.5
+"""How long a scrape waits for an engine that it has rung up."""
 FILES = {"counter": "counter", "gauge": "gauge_mostrecent", "histogram": "histogram"}
 """How `prometheus_client` begins the names of files of each kind."""
 
@@ -120,12 +122,12 @@ class Page:
 
     def _run(self) -> None:
         _sweep()
-        self._try()
         with socket.socket(socket.AF_UNIX) as bell:
             bell.settimeout(PERIOD_S)
             with suppress(OSError):  # only Linux has sockets without a file: elsewhere a page is a little older
                 bell.bind(_bell(self._folder, self._name))
                 bell.listen()
+            self._try()  # not before: whoever sees these files may ring, and is answered in turn
             while not self._closed.is_set():
                 caller = self._wait(bell)
                 self._try()
@@ -196,7 +198,7 @@ def _bell(place: Path, name: str) -> str:
 def _ring(place: Path, name: str) -> None:
     """Have an engine write its files, and wait until it has; one that is busy or hangs is not waited for."""
     with suppress(OSError), socket.socket(socket.AF_UNIX) as line:
-        line.settimeout(PERIOD_S)
+        line.settimeout(PATIENCE_S)
         line.connect(_bell(place, name))
         line.recv(1)
 

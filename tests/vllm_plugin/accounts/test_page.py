@@ -85,7 +85,8 @@ def test_files_that_somebody_tidied_up_come_back() -> None:
     assert 'place="prefix",tier="gpu"} 48.0' in shown()
 
 
-def test_a_page_that_is_asked_for_is_of_this_moment() -> None:
+def test_a_page_that_is_asked_for_is_of_this_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "PATIENCE_S", 240.0)  # here the engine does answer, however busy the machine is
     meter = filled()
     told = made(meter)
     told.start()
