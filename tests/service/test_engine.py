@@ -1,7 +1,5 @@
 """A real engine, a real Ray cluster and the residency service between them: its decisions, and its absence."""
 
-import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,18 +12,11 @@ import ray
 from agentcache.api.messages import ContextState, Report, RetainJob, encode
 from agentcache.service.actor import ensure_service, stop_service
 from tests.service.engine import Child
+from tests.waiting import until
 
 pytestmark = [pytest.mark.ray, pytest.mark.vllm]
 NAMESPACE = "engine"
 BLOCK = 32
-
-
-def until(holds: Callable[[], Any], limit_s: float = 240.0) -> None:
-    """Wait for something to hold."""
-    deadline = time.monotonic() + limit_s
-    while not holds():
-        assert time.monotonic() < deadline, "it never held"
-        time.sleep(0.05)
 
 
 class Elsewhere:

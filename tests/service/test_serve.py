@@ -191,7 +191,7 @@ def test_a_replay_does_not_notice_that_the_service_is_killed(app: App, tmp_path:
         app.until(lambda: not lives(killed))
         app.until(lambda: snapshot() is not None)  # it has been restarted; engines announce themselves anew
         app.until(lambda: len({engine for engine, _ in holding()}) == 2)
-        assert replay.wait(120) == 0
+        assert replay.wait() == 0
     finally:
         replay.kill()
         replay.wait()

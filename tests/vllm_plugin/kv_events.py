@@ -1,8 +1,6 @@
 """A router's view of one engine: subscribes to its KV events and keeps what they say is cached."""
 
-import itertools
 import tempfile
-import time
 from collections import Counter
 from typing import Any
 
@@ -19,27 +17,32 @@ def events_config() -> dict[str, Any]:
 class Subscriber:
     """Counts copies of each block by its hash. `faults` lists what no consumer could make sense of."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, publisher: Any, endpoint: str) -> None:
         from vllm.distributed.kv_events import KVEventBatch
 
         self._decoder = msgspec.msgpack.Decoder(KVEventBatch)
         self._socket = zmq.Context.instance().socket(zmq.SUB)
         self._socket.setsockopt(zmq.SUBSCRIBE, b"")
         self._socket.connect(endpoint)
-        time.sleep(0.5)  # a publisher drops what it sends before it knows its subscribers
+        self._publisher = publisher
+        while not self._socket.poll(10):  # a publisher drops what it sends before it knows its subscribers
+            publisher.publish(KVEventBatch(ts=0.0, events=[]))
+        self._next = int.from_bytes(self._socket.recv_multipart()[1], "big") + 1
         self.cached: Counter[Any] = Counter()
         self.content: dict[Any, tuple[Any, tuple[int, ...]]] = {}  # hash -> its parent's and its tokens
         self.faults: list[str] = []
         self.events: Counter[str] = Counter()
         self.mid_chain = 0
-        self._sequence = itertools.count()
 
-    def take(self, quiet_ms: int = 500) -> None:
-        """Work in everything that has been sent."""
-        while self._socket.poll(quiet_ms):
-            _, number, payload = self._socket.recv_multipart()
-            if int.from_bytes(number, "big") != next(self._sequence):
-                self.faults.append(f"batch {number!r} out of turn")
+    def take(self) -> None:
+        """Work in everything that has been published."""
+        self._publisher._event_queue.join()
+        last, _ = self._publisher._buffer[-1]
+        while self._next <= last:
+            _, sequence, payload = self._socket.recv_multipart()
+            if (number := int.from_bytes(sequence, "big")) != self._next:
+                self.faults.append(f"batch {number} out of turn")
+            self._next = number + 1
             for event in self._decoder.decode(payload).events:
                 self.events[type(event).__name__] += 1
                 getattr(self, type(event).__name__)(event)

@@ -173,7 +173,7 @@ def main() -> None:
     view = LookInside(engine)
     if spec.get("sabotage"):
         sabotage(view)
-    subscriber = published and Subscriber(published["kv_events_config"].endpoint)
+    subscriber = published and Subscriber(view.scheduler.kv_event_publisher, published["kv_events_config"].endpoint)
     events: list[Any] = []
     view.listen(lambda event, now: events.append(event))
     outcome: dict[str, Any] = {"classes": view.classes(), "tokens": {}, "cached": [], "aborted": 0, "held": 0}

@@ -15,6 +15,7 @@ from agentcache.files import free_port
 from agentcache.vllm_plugin.launch.command_line import server_argv
 from agentcache.vllm_plugin.launch.cpu_env import CPU_ENV
 from agentcache.vllm_plugin.launch.tiny_models import model_dir
+from tests.waiting import until
 
 FLAGS = (
     "--dtype float32 --max-model-len 1024 --enforce-eager --max-num-seqs 8 --block-size 32 --seed 0 "
@@ -67,8 +68,4 @@ def metric(url: str, name: str, label: str = "") -> float:
 
 def metric_once(url: str, name: str, label: str, is_fine: Callable[[float], bool]) -> float:
     """A number of ours when it has become what it should: the engine puts its numbers on the page twice a second."""
-    for _ in range(100):
-        if is_fine(value := metric(url, name, label)):
-            break
-        time.sleep(0.1)
-    return value
+    return until(lambda: [value] if is_fine(value := metric(url, name, label)) else None)[0]

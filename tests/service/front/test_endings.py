@@ -64,11 +64,11 @@ def front() -> Iterator[str]:
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
     thread.start()
     try:
-        assert up.wait(30)
+        up.wait()
         yield f"http://127.0.0.1:{config.listen[1]}"  # type: ignore[index]
     finally:
         loop.call_soon_threadsafe(end.set)
-        thread.join(30)
+        thread.join()
         replica.communicate(timeout=240)
 
 

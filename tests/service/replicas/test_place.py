@@ -45,7 +45,7 @@ def run(work: Callable[[Handle, Place], Coroutine[Any, Any, None]]) -> list[str]
         await work(handle, taken)
         return handle.told
 
-    return asyncio.run(asyncio.wait_for(whole(), 10))
+    return asyncio.run(whole())
 
 
 async def end(handle: Handle) -> None:

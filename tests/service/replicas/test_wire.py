@@ -51,7 +51,7 @@ def run(place: Place, test: Callable[[Address], Coroutine[Any, Any, None]]) -> N
         async with server:
             await test(address)
 
-    asyncio.run(asyncio.wait_for(work(), 30))
+    asyncio.run(work())
 
 
 async def read(parts: AsyncIterator[Head | bytes]) -> tuple[Head, bytes]:

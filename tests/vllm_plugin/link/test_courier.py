@@ -1,7 +1,6 @@
 """A courier that hangs, whatever it hangs in, costs one exchange and no more."""
 
 import sys
-import time
 
 import pytest
 
@@ -25,20 +24,18 @@ def carrier(monkeypatch: pytest.MonkeyPatch) -> CourierProcess:
 @pytest.mark.parametrize(
     "program",
     [
-        "import time; time.sleep(60)",
-        "import sys, time; sys.stdin.buffer.read(10); time.sleep(60)",
-        "import sys, time; sys.stdout.buffer.write(b'0000'); sys.stdout.flush(); time.sleep(60)",
+        "import signal; signal.pause()",
+        "import signal, sys; sys.stdin.buffer.read(10); signal.pause()",
+        "import signal, sys; sys.stdout.buffer.write(b'0000'); sys.stdout.flush(); signal.pause()",
     ],
     ids=["takes no report", "stops in the middle of one", "answers by half"],
 )
 def test_it_is_ended_and_the_next_exchange_starts_another(program: str, carrier: CourierProcess) -> None:
     carrier._command = [sys.executable, "-c", program]
-    begun = time.monotonic()
     with pytest.raises(LinkDown):
         carrier.carry(b"x" * (1 << 20))  # more than a pipe holds
-    assert time.monotonic() - begun < 30, "far less than it would sleep"
     assert carrier._process is None
-    courier.ANSWER_S = 60.0
+    courier.ANSWER_S = 240.0
     carrier._command = [sys.executable, "-c", ECHO]
     assert carrier.carry(b"a report") == b"a report"
     assert carrier.carry(b"another") == b"another"
@@ -48,9 +45,10 @@ def test_it_is_ended_and_the_next_exchange_starts_another(program: str, carrier:
 
 
 def test_silence_is_told_from_an_end(carrier: CourierProcess) -> None:
-    carrier._command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    carrier._command = [sys.executable, "-c", "import signal; signal.pause()"]
     with pytest.raises(LinkDown, match=r"no answer within 0\.5 s"):
         carrier.carry(b"x" * (1 << 20))
+    courier.ANSWER_S = 240.0
     carrier._command = [sys.executable, "-c", ""]
     with pytest.raises(LinkDown, match="courier"):
         carrier.carry(b"")

@@ -37,6 +37,7 @@ from agentcache.vllm_plugin.link import link as link_module
 from agentcache.vllm_plugin.link.courier import LinkDown
 from agentcache.vllm_plugin.link.leases import ServiceLeases
 from agentcache.vllm_plugin.link.link import Link
+from tests.waiting import until
 
 BLOCKS, SIZE = 40, 16
 
@@ -340,9 +341,7 @@ def test_the_thread_keeps_a_service_up_to_date_and_stops() -> None:
     engine.host.listeners.clear()
     engine.link.start()
     engine.turn("job", 5)
-    deadline = time.monotonic() + 30
-    while not len(near.directory) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: len(near.directory))
     assert copies(near, "job") == {"a": 5 * SIZE}
     engine.link.close()
     assert near.closed
@@ -368,11 +367,8 @@ def test_a_service_that_hangs_holds_nobody_up() -> None:
         engine.turn(f"job{number % 5}", 5)  # all of it on this thread, while the other one waits
     assert near.sent == []
     answer.set()
-    deadline = time.monotonic() + 30
-    while len(near.directory) < 5 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: len(near.directory) == 5)
     engine.link.close()
-    assert len(near.directory) == 5
 
 
 @pytest.mark.parametrize("spec", ["", "here", "auto/", "host:", "host:port", ":1", "/x"])

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 from agentcache.errors import ConfigError
 from agentcache_workloads.replay.accounts.saved import keep, load_saved, stopped_path
 from tests.command import AGENTCACHE
+from tests.waiting import until
 from tests.workloads.replay.stub_server import StubServer, running
 
 
@@ -24,13 +24,11 @@ def command(tiny: Path, url: str, out: Path, *more: object) -> list[str]:
 
 def test_ctrl_c_writes_what_is_done_and_resume_goes_on(tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
-    # Of 2 seeds x 6 calls, those of the second seed are slow.
-    stub = StubServer(lambda body, number: ("serve", 0.0 if number < 9 else 0.05))
+    # Of 2 seeds x 6 calls, the second one of the second seed's second job waits to be interrupted.
+    stub = StubServer(lambda body, number: ("serve", 0.0 if number < 9 else 60.0))
     with running(stub) as url:
         process = subprocess.Popen(command(tiny, url, out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        deadline = time.monotonic() + 60
-        while len(stub.requests) < 10 and time.monotonic() < deadline and process.poll() is None:
-            time.sleep(0.01)
+        until(lambda: len(stub.requests) == 10 or process.poll() is not None)
         os.kill(process.pid, signal.SIGINT)
         said, errors = process.communicate(timeout=240)
         assert process.returncode == 130, errors

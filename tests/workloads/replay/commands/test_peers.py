@@ -5,12 +5,15 @@ import io
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from agentcache.errors import EngineError, InputError
+from agentcache_workloads.replay.commands import peer_servers
 from agentcache_workloads.replay.commands.peer_servers import Peer, Peers, load_peers, reason, started
 from tests.command import AGENTCACHE
 
@@ -110,8 +113,12 @@ def _children() -> list[int]:
     return found
 
 
-def test_a_server_that_never_answers_is_given_up() -> None:
-    peer = Peer("x", ["{python}", "-c", "import time; print('waiting for ever', flush=True); time.sleep(600)"])
+def test_a_server_that_never_answers_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    up = tmp_path / "up"
+    program = f"print('waiting for ever', flush=True); open({str(up)!r}, 'w'); import signal; signal.pause()"
+    peer = Peer("x", ["{python}", "-c", program])
+    # Its second is over when it has said so, however long that takes it on a busy machine.
+    monkeypatch.setattr(peer_servers, "time", SimpleNamespace(monotonic=lambda: 2.0 * up.exists(), sleep=time.sleep))
     with (
         pytest.raises(EngineError, match="did not serve within 1 s: waiting for ever"),
         started(peer, Peers("", "m", [], start_s=1.0)),

@@ -4,13 +4,13 @@ import json
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.command import AGENTCACHE
+from tests.waiting import until
 
 
 def replay(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -95,17 +95,12 @@ def test_an_interrupted_replay_leaves_no_process_and_no_file(tiny: Path, tmp_pat
     out = tmp_path / "out.json"
     arguments = [*AGENTCACHE, "replay", tiny, *SMALL, "--json", out]
     process = subprocess.Popen(list(map(str, arguments)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    worker = None
-    while worker is None and process.poll() is None:
-        worker = child_of(process.pid)
-        time.sleep(0.05)
+    until(lambda: child_of(process.pid) or process.poll() is not None)
+    worker = child_of(process.pid)
     assert worker is not None
     process.send_signal(number)
-    assert process.wait(60) not in (0, 1)
-    deadline = time.monotonic() + 30
-    while alive(worker) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not alive(worker)
+    assert process.wait() not in (0, 1)
+    until(lambda: not alive(worker))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -3,7 +3,6 @@
 import os
 import signal
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from agentcache_workloads.replay.jobs.render import Renderer
 from agentcache_workloads.replay.jobs.reuse_bound import known_tokens
 from agentcache_workloads.replay.result import RunResult
 from agentcache_workloads.replay.spec import KEY, Remote, RunSpec, Selection
+from tests.waiting import until
 from tests.workloads.replay.specs import run_spec
 from tests.workloads.replay.stub_server import Behaviour, StubServer, running
 
@@ -150,7 +150,7 @@ def test_a_failed_call_gives_up_its_job_and_no_other(spec: RunSpec, what: str, s
             spoilt.append(job)
         return what if job == spoilt[0] else "serve", 0.0
 
-    result, _ = drive(spec, behave, retries=1, timeout_s=0.2)
+    result, _ = drive(spec, behave, retries=1, timeout_s=3.0 if what == "silent" else 240.0)
     [failed] = [call for call in result.calls if call.error]
     assert says in (failed.error or "")
     assert failed.retries == retried
@@ -192,20 +192,19 @@ def test_jobs_arrive_when_they_are_to(spec: RunSpec) -> None:
 def test_an_interrupted_run_goes_on_where_it_stopped(spec: RunSpec) -> None:
     """Ctrl-C in the middle: what is done comes back, and the second part runs the other jobs alone."""
     slow = msgspec.structs.replace(spec, slots=1)
-    stub = StubServer(lambda body, number: ("serve", 0.0 if number < 6 else 0.05))
+    stub = StubServer(lambda body, number: ("serve", 0.0 if number < 7 else 60.0))  # the eighth is interrupted
     handler = signal.getsignal(signal.SIGINT)
     with running(stub) as url:
 
         def interrupt() -> None:
-            while len(stub.requests) < 8:
-                time.sleep(0.005)
+            until(lambda: len(stub.requests) == 8)
             os.kill(os.getpid(), signal.SIGINT)
 
         threading.Thread(target=interrupt, daemon=True).start()
         first = run(at(slow, url), lambda calls: None)
     assert signal.getsignal(signal.SIGINT) is handler
     assert first.interrupted
-    assert 2 <= len(first.jobs) < 4
+    assert len(first.jobs) == 2
     assert not any(call.error for call in first.calls)
     stub = StubServer()
     with running(stub) as url:

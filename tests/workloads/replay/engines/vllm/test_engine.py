@@ -2,7 +2,6 @@
 
 import os
 import sys
-import time
 from pathlib import Path
 
 import msgspec
@@ -11,6 +10,7 @@ import pytest
 from agentcache.errors import ConfigError, EngineError
 from agentcache_workloads.replay.engines.vllm import engine as vllm_engine
 from agentcache_workloads.replay.spec import STOCK, RunSpec, Selection
+from tests.waiting import until
 from tests.workloads.replay.specs import run_spec
 
 
@@ -83,11 +83,7 @@ time.sleep(600)
     with pytest.raises(KeyboardInterrupt):
         vllm_engine.run(spec, interrupt)
     pid = int(pid_file.read_text())
-    for _ in range(100):
-        if gone(pid):
-            break
-        time.sleep(0.05)
-    assert gone(pid)
+    until(lambda: gone(pid))
 
 
 def test_only_the_stock_row_is_without_plugins(spec: RunSpec) -> None:
