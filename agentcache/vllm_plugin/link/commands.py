@@ -1,6 +1,6 @@
 """Carries out what the residency service decides, between two steps, on the scheduler's own thread."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from agentcache.api.messages import (
@@ -22,11 +22,14 @@ from agentcache.vllm_plugin.link.leases import ServiceLeases
 
 
 class Orders:
-    """A claim that no longer fits what is here does nothing, and the answer says so. Output never depends on any."""
+    """A claim that no longer fits what is here does nothing, and the answer says so. Output never depends on any.
 
-    def __init__(self, host: Host, pool: Any, block_size: int, group: int = 0) -> None:
+    `groups`: the KV groups, first the one whose blocks are counted: one for each key of a chain.
+    """
+
+    def __init__(self, host: Host, pool: Any, block_size: int, groups: Sequence[int] = (0,)) -> None:
         self._host, self._pool = host, pool
-        self._block_size, self._group = block_size, group
+        self._block_size, self._groups = block_size, groups
 
     def carry_out(self, command: Command) -> Done:
         match command:
@@ -62,17 +65,22 @@ class Orders:
         if context.turns:
             return Done(command.id, "rejected", detail="a turn of it is open")
         first, last = command.start // self._block_size, -(-command.end // self._block_size)
-        found = list(self._resident(context.chain[first:last]))
-        ours = [block for key, block in found if not block.ref_cnt and self._is_alone(key, context)]
+        keys = context.chain[first:last]
+        found = list(self._resident(keys))
+        ours = self._idle(found, context)
+        beside = [block for group in self._groups[1:] for block in self._idle(self._resident(keys, group), context)]
         self._host.dropping = "release"
         try:
-            self._pool.evict_blocks({block.block_id for block in ours})
+            self._pool.evict_blocks({block.block_id for block in (*ours, *beside)})
         finally:
             self._host.dropping = "reset"
         if not found:
             return Done(command.id, "missing", detail="nothing of it is resident")
         outcome: Outcome = "accepted" if len(ours) == len(found) else "clipped"
         return Done(command.id, outcome, len(ours) * self._block_size)
+
+    def _idle(self, found: Iterable[tuple[Key, KVCacheBlock]], context: Context) -> list[KVCacheBlock]:
+        return [block for key, block in found if not block.ref_cnt and self._is_alone(key, context)]
 
     def _is_alone(self, key: Key, context: Context) -> bool:
         """Whether nobody else who may return has this block: prompts share their beginnings."""
@@ -87,7 +95,7 @@ class Orders:
         if not isinstance(policy, ServiceLeases):
             return Done(command.id, "rejected", detail="no leases are kept here")
         until = self._host.now + command.ttl_s
-        kept = policy.grant(command.job, until, command.keep_priority, self._evictable(family))
+        kept = policy.grant(command.job, until, command.keep_priority, self._evictable(family, self._groups))
         return Done(command.id, "accepted", kept * self._block_size)
 
     def _end_lease(self, job: str) -> None:
@@ -98,21 +106,22 @@ class Orders:
     def _contexts(self, job: str) -> list[Context]:
         return self._host.residency.contexts.of_job(job)
 
-    def _resident(self, keys: Iterable[Key]) -> Iterator[tuple[Key, KVCacheBlock]]:
+    def _resident(self, keys: Iterable[Key], group: int | None = None) -> Iterator[tuple[Key, KVCacheBlock]]:
         get = self._pool.cached_block_hash_to_block.get_one_block
         for key in keys:
-            block = get(make_block_hash_with_group_id(key, self._group))
+            block = get(make_block_hash_with_group_id(key, self._groups[0] if group is None else group))
             if block is not None:
                 yield key, block
 
-    def _evictable(self, family: list[Context]) -> list[Block]:
+    def _evictable(self, family: list[Context], groups: Sequence[int]) -> list[Block]:
         """Each once: branches of a job share their beginning."""
-        faces = self._pool.free_block_queue.face
-        free = [block for context in family for _, block in self._resident(context.chain) if not block.ref_cnt]
-        return list(dict.fromkeys(map(faces, free)))
+        faces, residency = self._pool.free_block_queue.face, self._host.residency
+        found = [self._resident(context.chain, group) for group in groups for context in family]
+        free = dict.fromkeys(faces(block) for one in found for _, block in one if not block.ref_cnt)
+        return [face for face in free if face in residency]
 
     def _idle_tokens(self, family: list[Context]) -> int:
-        return len(self._evictable(family)) * self._block_size
+        return len(self._evictable(family, self._groups[:1])) * self._block_size
 
 
 def _paused(pause: Pause) -> Context:

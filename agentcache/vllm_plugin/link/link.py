@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -54,7 +54,7 @@ DEFER_S = 1.0
 class Link:
     """Keeps a service up to date about an engine, and the engine about the service's wishes.
 
-    `start` begins to exchange; `close` ends it.
+    `start` begins to exchange; `close` ends it. `groups`: the pool's KV groups, first the one with a block a key.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class Link:
         block_size: int,
         engine: str | None = None,
         clock: Callable[[], float] = time.monotonic,
+        groups: Sequence[int] = (0,),
     ) -> None:
         self.engine = engine or f"{socket.gethostname()}:{os.getpid()}"
         self.epoch = uuid4().hex[:12]
@@ -74,7 +75,8 @@ class Link:
         self.dropped = self.failures = self.conflicts = 0
         self._host, self._pool, self._carrier, self._clock = host, pool, carrier, clock
         self._profile, self._block_size = profile, block_size
-        self._orders = Orders(host, pool, block_size)
+        self._orders = Orders(host, pool, block_size, groups)
+        self._group = groups[0]
         # Written by the scheduler's thread, emptied by the link's; appending to a deque is atomic.
         self._marks: deque[str] = deque(maxlen=MARKS)
         self._pauses: deque[Pause] = deque(maxlen=PAUSES)
@@ -294,7 +296,7 @@ class Link:
         get, size = self._pool.cached_block_hash_to_block.get_one_block, self._block_size
         start: int | None = None
         for index, key in enumerate(chain):
-            resident = get(make_block_hash_with_group_id(key, 0)) is not None
+            resident = get(make_block_hash_with_group_id(key, self._group)) is not None
             if resident and start is None:
                 start = index
             elif not resident and start is not None:

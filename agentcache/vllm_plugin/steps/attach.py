@@ -46,6 +46,8 @@ def attach(scheduler: Any, options: EngineOptions, level: Level = Level.HOLES, w
     capacity = scheduler.kv_cache_manager.block_pool.num_gpu_blocks - 1  # one is vLLM's null block
     cost = CostModel(profile, size)
     policy = _policy(options, level, cost, capacity)
+    if options.service is not None:
+        policy = _joined(scheduler, policy, level)
     admission = parse_admission(options.admission if level >= Level.ADMIT else "fcfs")
     residency = Residency(policy, capacity, options.max_contexts, admission)
     host = Host(residency, block_size=size, receipts=options.receipts, level=level)
@@ -55,9 +57,11 @@ def attach(scheduler: Any, options: EngineOptions, level: Level = Level.HOLES, w
     _queue(scheduler, host)
     mode = _adopt(scheduler, host, options, cost)
     pool = scheduler.kv_cache_manager.block_pool
-    if options.service is not None and level >= Level.ORDER:
+    if isinstance(policy, ServiceLeases):
+        assert options.service is not None
         carrier = CourierProcess(*parse_service(options.service))
-        scheduler.link = Link(host, pool, carrier, profile, size, options.engine)
+        groups = _chain_first(scheduler)
+        scheduler.link = Link(host, pool, carrier, profile, size, options.engine, groups=groups)
         scheduler.link.start()
     host.meter.set("agentcache_build_info", 1, agentcache.__version__, version_of_vllm(), str(level), mode)
     host.meter.set("agentcache_policy_active", 1, policy.name if level >= Level.ORDER else "vllm-lru", "all")
@@ -92,12 +96,28 @@ def _policy(options: EngineOptions, level: Level, cost: CostModel, capacity: int
         policy = make_online_policy(f"{layer}{plus}lru", cost, capacity)
         if level is Level.ORDER:
             logger.info("AgentCache: %s orders for reuse behind holes, which is not had here: lru does instead", order)
-    if options.service is None:
-        return policy
-    if level < Level.ORDER:
-        logger.warning("AgentCache: the residency service is not joined: at level %s blocks are vLLM's own", level)
-        return policy
-    return ServiceLeases(policy)
+    return policy
+
+
+def _joined(scheduler: Any, policy: Policy, level: Level) -> Policy:
+    """With leases of the residency service, which wants to be told of blocks, one a key of a chain."""
+    if level >= Level.ORDER and _chain_first(scheduler):
+        return ServiceLeases(policy)
+    logger.warning(
+        "AgentCache: the residency service is not joined: at level %s, with these KV groups, the blocks of a context "
+        "cannot be told",
+        level,
+    )
+    return policy
+
+
+def _chain_first(scheduler: Any) -> list[int]:
+    """The KV groups, first one of full attention with a block for each key; none if there is no such group."""
+    groups = scheduler.kv_cache_config.kv_cache_groups
+    size, eagle = scheduler.hash_block_size, scheduler.use_eagle_block_drop
+    reaches = reaches_of(groups, size, scheduler.block_size, eagle)
+    found = [at for at, group in enumerate(groups) if reaches[at] is None and group.kv_cache_spec.block_size == size]
+    return found[:1] and [found[0], *(at for at in range(len(groups)) if at != found[0])]
 
 
 def _may_cut(scheduler: Any, level: Level) -> bool:
