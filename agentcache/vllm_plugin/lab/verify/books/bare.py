@@ -52,6 +52,7 @@ def build(world: World) -> Any:
         "admission": world.admission,
         "mode": world.mode,
         "max_segments": world.segments,
+        "level": world.level,
     }
     config.additional_config = {"agentcache": options}
     if world.stock:

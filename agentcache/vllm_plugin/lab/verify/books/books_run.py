@@ -11,6 +11,7 @@ from agentcache.vllm_plugin.lab.verify.books.text import Text
 from agentcache.vllm_plugin.lab.verify.books.worlds import BLOCK_SIZE, InWorld, World
 from agentcache.vllm_plugin.lab.verify.programs import Evict, Submit
 from agentcache.vllm_plugin.lab.verify.rig import Rig, Wrong
+from agentcache.vllm_plugin.levels import Level
 
 REQUIRED = (
     "preempted in the step it was scheduled in",
@@ -19,6 +20,8 @@ REQUIRED = (
     "depth 2",
     "depth 3",
     "remembered not to fit",
+    "reused at level order",
+    "reused at level admit",
 )
 OFTEN = 50
 """How often a run must have met each of these to be a proof."""
@@ -72,6 +75,7 @@ class BooksRun(Rig):
     def _hear(self, event: Any, now: float) -> None:
         if isinstance(event, TurnScheduled):
             self.scheduled(event)
+            self.met[f"reused at level {self.world.level}"] += event.cached > 0
 
     # Operations
 
@@ -158,8 +162,9 @@ class BooksRun(Rig):
             prefixes = self._meaning[compat.get_block_hash(block.block_hash)]
             if not self._device.holds(block.block_id, prefixes):
                 raise Wrong(f"block {block.block_id} bears a key, and does not hold what it says")
-        if self.host:
+        if self.host and self.host.level >= Level.ORDER:
             self.pool.free_block_queue.check()
+        if self.host and self.host.level is Level.HOLES:
             self._check_blocked()
 
     def _check_blocked(self) -> None:

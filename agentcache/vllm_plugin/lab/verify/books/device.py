@@ -58,7 +58,7 @@ class Device:
         starts = {new.req_id: new.num_computed_tokens for new in output.scheduled_new_reqs}
         cached = output.scheduled_cached_reqs
         starts |= dict(zip(cached.req_ids, cached.num_computed_tokens, strict=True))
-        told = getattr(output, SEGMENTS, {})
+        told = getattr(output, SEGMENTS, None) or {}
         work = {}
         for name, count in output.num_scheduled_tokens.items():
             segments = told.get(name) or [(starts[name], starts[name] + count)]

@@ -26,6 +26,7 @@ POOLS = (11, 12, 14, 20, 40)
 """Usable blocks. The longest request takes eleven."""
 ANSWER_TOKENS = 6
 ADMISSIONS = ("fcfs", "priority", "program", "resident-first", "fixed-release:5", "working-set")
+WINDOWS = ((), (6,), (9, 9), (5, 14))
 POLICIES = ("return-index", "lru-holes", "lru", "asymcache")
 
 
@@ -33,7 +34,8 @@ class World(msgspec.Struct, frozen=True):
     """A scheduler: ours or vLLM's own (`stock`), with at most `depth` steps whose outputs are not back.
 
     Only `AsyncScheduler` goes beyond one. `segments` of a request at most, as in `EngineOptions`; `whole`: a prompt
-    begins only where all of it fits; `windows`: of sliding-window groups beside the full one, for `stock`.
+    begins only where all of it fits; `windows`: of sliding-window groups beside the full one, for `stock` and for
+    levels below `holes`.
     """
 
     depth: int = 1
@@ -47,6 +49,7 @@ class World(msgspec.Struct, frozen=True):
     segments: int = 8
     whole: bool = False
     windows: tuple[int, ...] = ()
+    level: str = "holes"
 
 
 class InWorld(Program, frozen=True):
@@ -57,7 +60,7 @@ class InWorld(Program, frozen=True):
 
 def draw_world(rng: random.Random) -> World:
     depth = rng.choice((1, 2, 2, 3))
-    return World(
+    world = World(
         depth,
         asynchronous=depth > 1 or rng.random() < 0.3,
         order=rng.choice(("fcfs", "priority", "priority")),
@@ -68,6 +71,11 @@ def draw_world(rng: random.Random) -> World:
         segments=rng.choice((8, 2)),
         whole=rng.random() < 0.5,
     )
+    if rng.random() < 0.85:
+        return world
+    windows = rng.choice(WINDOWS)
+    level = rng.choice(("order", "order", "admit"))
+    return msgspec.structs.replace(world, level=level, windows=windows, pool=world.pool * (1 + len(windows)))
 
 
 def draw(rng: random.Random, world: World | None = None) -> InWorld:
