@@ -328,7 +328,7 @@ def scheduler_of(setup: Setup, **parts: Any) -> Any:
     """What rules look at of a scheduler of vLLM's, with other parts in the place of some."""
     pool = BlockPool(8, True, 32)
     config = KVCacheConfig(num_blocks=8, kv_cache_tensors=[], kv_cache_groups=list(setup.groups))
-    manager = KVCacheManager(config, 512, 512, 32, 32)
+    manager = KVCacheManager(config, 512, max_in_flight_tokens=512, scheduler_block_size=32, hash_block_size=32)
     if "pool" in parts:
         manager.block_pool = manager.coordinator.single_type_managers[0].block_pool = parts["pool"](pool)
     return SimpleNamespace(

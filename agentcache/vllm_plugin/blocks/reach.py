@@ -31,7 +31,8 @@ def _reach(spec: Any, key: int, alignment: int, eagle: bool) -> Reach:
         return cdiv(spec.sliding_window - 1 + slack, key)
     if kind is KVCacheSpecKind.CHUNKED_LOCAL_ATTENTION:
         return cdiv(spec.attention_chunk_size + slack, key)
-    return cdiv(slack, key) if kind is KVCacheSpecKind.MAMBA else None
+    # States are kept where chunks end, so that the last one may be a block before where it could be.
+    return cdiv(slack + alignment, key) if kind is KVCacheSpecKind.MAMBA else None
 
 
 def cdiv(tokens: int, size: int) -> int:
