@@ -103,7 +103,7 @@ def _attention_type(setup: Setup) -> str | None:
         return "this is a pooling model"
     if model.is_diffusion:
         return "this is a diffusion model"
-    if model.attn_type != "decoder":
+    if model.attn_type.startswith("encoder"):
         return f"the model's attention is {model.attn_type}"
     if not getattr(model.hf_text_config, "is_causal", True) or setup.config.attention_config.use_non_causal:
         return "the model's attention is not causal"
@@ -228,6 +228,15 @@ RULES = (
         "a block can be reused behind a hole only where each token sees those before it and no other",
         "serve a decoder-only model that generates",
         Level.ADMIT,
+    ),
+    Rule(
+        "states beside attention, or in its place",
+        lambda s: _when(
+            s.config.model_config.attn_type in ("hybrid", "attention_free"),
+            f"the model's attention is {s.config.model_config.attn_type}",
+        ),
+        "a state holds all that came before it, so that none can be reused behind a hole",
+        "serve a model with full attention",
     ),
     Rule(
         "MLA",

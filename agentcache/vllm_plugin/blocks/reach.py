@@ -38,3 +38,8 @@ def _reach(spec: Any, key: int, alignment: int, eagle: bool) -> Reach:
 def cdiv(tokens: int, size: int) -> int:
     """Whole pieces of a size that hold so many tokens."""
     return -(-tokens // size)
+
+
+def kinds(groups: Sequence[Any]) -> list[str]:
+    """What the KV groups are, in vLLM's words, a word each."""
+    return [get_kv_cache_spec_kind(group.kv_cache_spec).value for group in groups]
