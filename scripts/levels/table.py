@@ -17,16 +17,28 @@ from architectures import ARCHITECTURES, FLAGS
 ROOT = Path(__file__).parent.parent.parent
 ROWS = ROOT / "docs" / "results" / "levels.json"
 PAGE = ROOT / "docs" / "levels.md"
-NOT_TAKEN = "-"
 
 HEAD = """# Levels
 
-What runs at which [level](architecture.md#levels), by architecture and by flags of vLLM's server. Every cell is the real
-scheduler of AgentCache, built over the KV groups that vLLM {version} makes of the architecture (on torch's meta device,
-without weights; fewer layers of the same pattern), with the flags in its column. `{not_taken}`: this vLLM, on a CPU, does not
-take the combination. Made by `scripts/levels/table.py` out of [its list](../scripts/levels/architectures.py); the sizes are
-the defaults of transformers' classes.
+What runs at which [level](architecture.md#levels), by architecture and by flags of vLLM's server. Every cell is the
+real scheduler of AgentCache, built over the KV groups that vLLM {version} makes of the architecture (on torch's meta
+device, without weights; fewer layers of the same pattern), with the flags in its column. `-`: this vLLM, on a CPU, does
+not take the combination. Made by `scripts/levels/table.py` out of
+[its list](../scripts/levels/architectures.py); the sizes are the defaults of transformers' classes.
 
+"""
+
+WHY = """
+## Why
+
+The rules that left a cell its level, and in how many cells they did.
+
+| level | rule | cells |
+|---|---|---|
+"""
+
+MISSING = """
+Listed, and not built by this vLLM and transformers out of a configuration alone: {names}.
 """
 
 
@@ -42,29 +54,28 @@ def ask(name: str) -> dict[str, Any]:
 
 def page(rows: dict[str, Any], version: str) -> str:
     """The table, and why cells are what they are."""
-    shown = [rows[one.name] for one in ARCHITECTURES if "cells" in rows.get(one.name, {})]
-    lines = [HEAD.format(version=version, not_taken=NOT_TAKEN)]
-    lines.append("| architecture | KV groups | " + " | ".join(FLAGS) + " |\n|" + "---|" * (len(FLAGS) + 2) + "\n")
-    for row in shown:
-        groups = ", ".join(f"{n} {kind.replace('_', ' ')}" for kind, n in Counter(row["groups"]).items())
-        cells = [row["cells"].get(flag, {}).get("level") or NOT_TAKEN for flag in FLAGS]
-        lines.append(f"| {row['name']} | {groups} | " + " | ".join(cells) + " |\n")
-    lines.append(
-        "\n## Why\n\nThe rules that left a cell its level, and in how many cells they did.\n\n| level | rule | cells |\n|---|---|---|\n"
-    )
-    why = Counter((cell["level"], cell["rule"]) for row in shown for cell in row["cells"].values() if cell["level"])
-    for (level, rule), count in sorted(why.items(), key=lambda item: (-item[1], item[0][0])):
-        lines.append(f"| {level} | {rule or 'none: all that there is'} | {count} |\n")
-    missing = [
-        f"{one.name} ({one.architecture})" for one in ARCHITECTURES if one.name not in {r["name"] for r in shown}
+    shown = {name: row for name, row in rows.items() if "cells" in row}
+    lines = [
+        HEAD.format(version=version),
+        _line("architecture", "KV groups", *FLAGS),
+        _line(*["---"] * (len(FLAGS) + 2)),
     ]
-    if missing:
-        lines.append(
-            "\nListed, and not built by this vLLM and transformers without more than a configuration: "
-            + ", ".join(missing)
-            + ".\n"
-        )
+    why = Counter[tuple[str, str]]()
+    for row in (shown[one.name] for one in ARCHITECTURES if one.name in shown):
+        groups = Counter(kind.replace("_", " ") for kind in row["groups"])
+        cells = [row["cells"].get(flag, {}) for flag in FLAGS]
+        why.update((cell["level"], cell["rule"] or "none: all that there is") for cell in cells if cell.get("level"))
+        told = ", ".join(f"{count} {kind}" for kind, count in groups.items())
+        lines.append(_line(row["name"], told, *(cell.get("level") or "-" for cell in cells)))
+    lines.append(WHY)
+    lines += [_line(*cell, count) for cell, count in sorted(why.items(), key=lambda item: (-item[1], item[0]))]
+    if missing := [f"{one.name} ({one.architecture})" for one in ARCHITECTURES if one.name not in shown]:
+        lines.append(MISSING.format(names=", ".join(missing)))
     return "".join(lines)
+
+
+def _line(*cells: Any) -> str:
+    return "| " + " | ".join(map(str, cells)) + " |\n"
 
 
 def main() -> None:
