@@ -135,12 +135,17 @@ _ON_DEMAND = {
     "CPUAttentionMetadataBuilder": "vllm.v1.attention.backends.cpu_attn",
     "CPUWorker": "vllm.v1.worker.cpu_worker",
     "GPUWorker": "vllm.v1.worker.gpu_worker",
+    # Kinds of KV groups, for who counts what contexts take of them.
+    "ChunkedLocalAttentionSpec": "vllm.v1.kv_cache_interface",
+    "CircularBufferSpec": "vllm.v1.kv_cache_interface",
+    "MambaSpec": "vllm.v1.kv_cache_interface",
+    "SlidingWindowSpec": "vllm.v1.kv_cache_interface",
+    "iter_layer_specs": "vllm.v1.kv_cache_interface",
     # What only a scheduler without an engine is built from.
     "EngineArgs": "vllm.engine.arg_utils",
     "KVCacheGroupSpec": "vllm.v1.kv_cache_interface",
     "ModelRunnerOutput": "vllm.v1.outputs",
     "SamplingParams": "vllm.sampling_params",
-    "SlidingWindowSpec": "vllm.v1.kv_cache_interface",
     "StructuredOutputManager": "vllm.v1.structured_output",
     "get_request_block_hasher": "vllm.v1.core.kv_cache_utils",
     "init_none_hash": "vllm.v1.core.kv_cache_utils",
