@@ -6,7 +6,7 @@ A retention layer stands in front of a policy with a plus: `ttl+asymcache`, `ttl
 import inspect
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from agentcache.cost import CostModel
 from agentcache.errors import ConfigError
@@ -80,4 +80,8 @@ def _load(name: str) -> Any:
 def _read(given: Spec, key: str, text: str, parameter: inspect.Parameter) -> Any:
     if parameter.annotation in (bool, bool | None):
         return given.either(key, text)
+    if get_origin(parameter.annotation) is Literal:
+        if text not in (known := get_args(parameter.annotation)):
+            raise given.unexpected(key, text, " or ".join(known))
+        return text
     return given.number(key, text)

@@ -7,6 +7,10 @@ A block is worth the seconds of its rebuild times the rate at which its contexts
 g is a Gittins index of a pause: the most returns per second of waiting that can still be had from it (`survival`).
 All blocks with the same owners have the same rate, so only groups of them compete, each by the price of the run at
 its head; the price rises towards the tail, so groups take turns, and a returning turn meets one hole at its front.
+
+Where only an unbroken prefix is found again (`reuse=prefix`) a block lost takes all behind it along. There a group goes
+tail first, after those that stand behind it, and competes by the price of all that is left of it: once its dear tail is
+gone the rest is worth less than before, so a context that has begun to go goes on, and the others stay whole.
 """
 
 import heapq
@@ -24,6 +28,9 @@ from agentcache.policy.survival import BUCKETS, EDGES, Survival, bucket
 
 _DUE_S = 1.0
 """How soon a queued turn is taken to start: its blocks are about to be used."""
+
+_DUE_RATES = [1 / (_DUE_S + edge) for edge in EDGES[:-1]]
+"""By how long it has waited: as long again. Under admission most turns start at once, and some wait for long."""
 
 AT_ONCE = 8
 """Contexts that are rated anew in one call because curves have changed: there may be thousands, and a step waits."""
@@ -46,14 +53,15 @@ _UNIT = 1 << 100
 class _Owner:
     """A context that is known, and its rate of return: while `loose`, no more than that it is at least."""
 
-    __slots__ = ("context", "loose", "rate", "rates", "sequence", "since")
+    __slots__ = ("arrived_at", "context", "loose", "rate", "rates", "sequence", "since")
 
     def __init__(self, context: Context) -> None:
         self.context = context
         self.rate = 0.0  # returns per second
         self.loose = False
         self.rates: list[float] = []  # by age, of a pause
-        self.since = 0.0  # when the pause began
+        self.since = 0.0  # when the pause began, or the turn arrived
+        self.arrived_at: float | None = None  # the first of the turns that are open
         self.sequence = 0  # of its entry in `_edges` that counts
 
 
@@ -88,6 +96,8 @@ _Entry = tuple[float, int, int, int, int, _Group]
 class ReturnIndex:
     """Evicts runs of up to `run_blocks` blocks from the head of the group whose head run is worth least.
 
+    With `reuse=prefix` from the tail of the group that is worth least as a whole, and behind which nothing is left.
+
     Without a host that gives it `Survival` estimates, and until enough returns were seen, the contexts that turned
     longest ago go first, behind what is over and before what queued turns will use. Of a context that has ended nothing
     is worth anything. While the guard rests the policy, its order is stock LRU's.
@@ -96,14 +106,16 @@ class ReturnIndex:
     """
 
     name: ClassVar[str] = "return-index"
-    reuse: ClassVar[Reuse] = "holes"
     needs: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(self, cost: CostModel, capacity_blocks: int, *, run_blocks: float = 64.0) -> None:
+    def __init__(
+        self, cost: CostModel, capacity_blocks: int, *, run_blocks: float = 64.0, reuse: Reuse = "holes"
+    ) -> None:
         if not (run_blocks >= 1 and run_blocks == int(run_blocks)):
             raise ConfigError(
                 f"policy {self.name!r}: run_blocks is {run_blocks}, expected a whole number >= 1; nothing was started"
             )
+        self.reuse: Reuse = reuse
         self._cost = cost
         self._run = int(run_blocks)
         self._survival = Survival()
@@ -191,20 +203,25 @@ class ReturnIndex:
         self._advance(now)
         chosen: list[Block] = []
         kept: list[Block] = []
+        before: list[_Group] = []  # of lower value than what stands behind them, which goes first
         tightened = 0
         while len(chosen) < need:
             *_, stamp, group = heapq.heappop(self._heap)
             if stamp != group.stamp:
                 continue
-            count = min(self._run, need - len(chosen), len(group.blocks))
-            if self.guard.resting:
-                run = group.blocks[:count]
-                del group.blocks[:count]
-            else:
+            if self.reuse == "prefix" and not self._groups.keys().isdisjoint(group.owners.after.keys()):
+                before.append(group)
+                continue
+            if not self.guard.resting:
                 if tightened < MOVES and self._tighten(group, now):
                     tightened += 1
                     continue
                 self._front = group.rate
+            count = min(self._run, need - len(chosen), len(group.blocks))
+            if self._tail_first:
+                run = group.blocks[:count]
+                del group.blocks[:count]
+            else:
                 run = group.blocks[: -count - 1 : -1]
                 del group.blocks[-count:]
             for block in run:
@@ -215,6 +232,8 @@ class ReturnIndex:
                 run = [block for block in run if block not in excluded]
             chosen += run
             self._file(group)
+            while before and (not group.blocks or len(chosen) == need):
+                self._file(before.pop())
         for block in kept:
             self._put([block], block.owners, now)
         return chosen
@@ -237,9 +256,13 @@ class ReturnIndex:
         self._heap = [self._entry(group) for group in self._groups.values()]
         heapq.heapify(self._heap)
 
+    @property
+    def _tail_first(self) -> bool:
+        return self.reuse == "prefix" or self.guard.resting
+
     def _entry(self, group: _Group) -> _Entry:
         self._sequence += 1
-        block = group.blocks[0 if self.guard.resting else -1]  # the next one to go
+        block = group.blocks[0 if self._tail_first else -1]  # the next one to go
         return self._value(group, block), block.release, block.index, self._sequence, group.stamp, group
 
     def _value(self, group: _Group, first: Block) -> float:
@@ -247,8 +270,8 @@ class ReturnIndex:
             return float(first.release)
         if not self._survival.ready and first.standing in (Standing.SUPERSEDED, Standing.ENDED):
             return -1.0  # over: it goes before what is idle, of which nothing is known and age decides
-        count = min(self._run, len(group.blocks))
-        return group.rate * self._cost.run_seconds(first.index, count) / count
+        count = len(group.blocks) if self.reuse == "prefix" else min(self._run, len(group.blocks))
+        return group.rate * self._cost.run_seconds(group.blocks[-1].index, count) / count
 
     def _weigh(self, group: _Group, now: float) -> None:
         if group.owners:
@@ -261,6 +284,14 @@ class ReturnIndex:
         """Look an owner's rate up, and when it will change by age alone."""
         context = owner.context
         owner.rate, owner.loose, owner.sequence = 0.0, False, 0
+        if not context.turns:
+            owner.arrived_at = None
+        elif owner.arrived_at is None:
+            owner.arrived_at = now
+        if owner.arrived_at is not None and self.reuse == "prefix":
+            owner.since, owner.rates = owner.arrived_at, _DUE_RATES
+            self._grow_older(owner, bucket(now - owner.since))
+            return
         if context.turns:
             owner.rate = 1 / _DUE_S
         elif context.standing is Standing.ENDED or not self._survival.ready:

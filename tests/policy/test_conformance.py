@@ -12,6 +12,8 @@ CORNERS = [
     "asymcache:lifespan_s=30,tool=1,ended=1,superseded=1",
     "max-score:eq9=1",
     "return-index:run_blocks=1",
+    "return-index:reuse=prefix",
+    "ttl+return-index:reuse=prefix",
     "t-lru:budget_tokens=64,next_tokens=0",
     "ttl:tau_s=30+asymcache",
     "continuum-fixed:s=30,share=0.4+ttl:tau_s=30,share=0.2+return-index",

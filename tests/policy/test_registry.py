@@ -44,6 +44,7 @@ def test_options_reach_the_policy() -> None:
         ("asymcache:p=.1,p=.2", "gives p twice", None),
         ("asymcache:lifespan_s=-1", "lifespan_s is -1.0", "lifespan_s >= 0"),
         ("asymcache:online_lambda=maybe", "expected true or false", None),
+        ("return-index:reuse=tail", "reuse is 'tail', expected prefix or holes", None),
     ],
 )
 def test_a_bad_spec_is_refused(spec: str, said: str, hint: str | None) -> None:
@@ -67,6 +68,11 @@ def test_a_bad_spec_is_refused(spec: str, said: str, hint: str | None) -> None:
 def test_layers_stand_in_front_of_policies(spec: str, says: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(says)):
         make_policy(spec, COST, 8)
+
+
+def test_a_spec_says_what_the_host_may_reuse() -> None:
+    assert make_policy("return-index", COST, 8).reuse == "holes"
+    assert make_policy("ttl+return-index:reuse=prefix", COST, 8).reuse == "prefix"
 
 
 def test_layers_can_be_stacked() -> None:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from agentcache.cost import CostModel, CostProfile
-from agentcache.model import Block, Context, Key, Standing, Stop, TurnArrived, TurnFinished
+from agentcache.model import Block, Context, Key, Owners, Standing, Stop, TurnArrived, TurnFinished
+from agentcache.policy.base import Reuse
 from agentcache.policy.return_index import ReturnIndex
 from agentcache.policy.survival import bucket
 from agentcache.residency import Residency
@@ -22,8 +23,8 @@ CAPACITY = 64
 class Host:
     """A pool of blocks that runs whole turns at one moment."""
 
-    def __init__(self, run_blocks: int = 4) -> None:
-        self.policy = ReturnIndex(COST, CAPACITY, run_blocks=run_blocks)
+    def __init__(self, run_blocks: int = 4, reuse: Reuse = "holes") -> None:
+        self.policy = ReturnIndex(COST, CAPACITY, run_blocks=run_blocks, reuse=reuse)
         self.residency = Residency(self.policy, CAPACITY)
         self.empty = [Block(i, None, 0) for i in range(CAPACITY)]
         self.resident: dict[Key, Block] = {}
@@ -126,6 +127,47 @@ def test_without_knowledge_it_is_lru_from_the_head() -> None:
     assert host.evict(4, 3.0) == ["x", "xy", "xyz", "a"]
 
 
+def test_for_prefix_reuse_it_is_lru_from_the_tail_without_knowledge() -> None:
+    host = Host(reuse="prefix")
+    host.turn("abc", 0.0, "one")
+    host.turn("xyz", 1.0, "two")
+    host.turn("abc", 2.0, "one")
+    assert host.evict(4, 3.0) == ["xyz", "xy", "x", "abc"]
+
+
+def test_for_prefix_reuse_who_has_begun_to_go_goes_on() -> None:
+    host = Host(run_blocks=2, reuse="prefix")
+    teach(host, MIXED)
+    host.turn("abcdef", 0.0, "one")
+    host.turn("uvwxyz", 0.0, "two")
+    host.turn("mn", 0.0, "short")
+    assert host.evict(2, 0.5) == ["mn", "m"], "the shorter one costs less a block"
+    assert host.evict(3, 0.5) + host.evict(3, 0.5) == ["abcdef"[:i] for i in range(6, 0, -1)]
+
+
+def test_for_prefix_reuse_a_shared_prompt_goes_after_all_that_is_behind_it() -> None:
+    host = Host(reuse="prefix")
+    teach(host, MIXED)
+    host.turn("s" + "a" * 20, 0.0, "one")
+    host.turn("s" + "b" * 20, 0.0, "two")
+    host.turn("yz", 0.0, "three", Stop.TOOL_USE)
+    assert set(host.evict(2, 0.5)) == {"yz", "y"}, "the prompt is cheaper, but 40 blocks would be lost with it"
+    assert "s" not in host.evict(40, 0.5)
+    assert host.evict(1, 0.5) == ["s"]
+
+
+def test_for_prefix_reuse_a_rest_is_stock_lru() -> None:
+    host = Host(reuse="prefix")
+    teach(host, MIXED)
+    host.turn("sab", 0.0, "one", Stop.END_TURN)
+    host.turn("xyz", 1.0, "two", Stop.END_TURN)
+    host.turn("sab", 2.0, "one", Stop.END_TURN)
+    host.turn("scd", 3.0, "three", Stop.TOOL_USE)
+    host.policy.guard._left = 1
+    host.policy._reorder()
+    assert host.evict(8, 3.5) == ["xyz", "xy", "x", "sab", "sa", "scd", "sc", "s"]
+
+
 def test_new_prices_give_a_new_order() -> None:
     host = Host(run_blocks=1)
     teach(host, MIXED)
@@ -169,29 +211,38 @@ OVER = -1.0
 
 @dataclass
 class Group:
-    """Blocks with the same owners, head first: their rate of return, their releases, and their keys and positions."""
+    """Blocks with the same owners, the first to go first: their rate of return, releases, keys and positions."""
 
+    owners: Owners
     rate: float | None
     releases: list[int]
     run: list[tuple[Key, int]]
+    reuse: Reuse
 
     @property
     def value(self) -> float:
         if self.rate is None or self.rate is OVER:  # while nothing is known
             return self.rate or 0.0
         first, count = self.run[0][1], min(4, len(self.run))
+        if self.reuse == "prefix":
+            first, count = self.run[-1][1], len(self.run)
         return self.rate * sum(map(COST.block_seconds, range(first, first + count))) / count  # as if without a break
 
     def order(self) -> tuple[float, int, int]:
         return self.value, self.releases[-len(self.run)], self.run[0][1]
 
+    def may_go(self, others: list["Group"]) -> bool:
+        return self.reuse == "holes" or not any(other.owners in self.owners.after for other in others)
+
 
 class AgainstTheDefinition(RuleBasedStateMachine):
     """Random turns and evictions; each victim is the one that the definition picks."""
 
+    reuse: Reuse = "holes"
+
     def __init__(self) -> None:
         super().__init__()
-        self.host = Host()
+        self.host = Host(reuse=self.reuse)
         self.now = 0.0
 
     @rule()
@@ -218,9 +269,10 @@ class AgainstTheDefinition(RuleBasedStateMachine):
         victims = self.host.evict(1 + int(share * (len(self.host.residency) - 1)), self.now)
         while victims:
             groups = [group for group in groups if group.run]
-            least = min(groups, key=Group.order)
+            least = min((group for group in groups if group.may_go(groups)), key=Group.order)
             chosen = next(group for group in groups if group.run[0][0] == victims[0])
             # Runs of unlike length can be worth the same but for the last bit; of what is worth nothing, order counts.
+            assert chosen.may_go(groups)
             assert chosen is least or (least.value and math.isclose(chosen.value, least.value, rel_tol=1e-9))
             count = min(4, len(victims), len(chosen.run))
             assert victims[:count] == [key for key, _ in chosen.run[:count]]
@@ -229,7 +281,7 @@ class AgainstTheDefinition(RuleBasedStateMachine):
     def groups(self) -> list["Group"]:
         survival = self.host.residency.survival
         found: dict[object, list[Block]] = {}
-        for block in sorted(self.host.resident.values(), key=lambda block: block.index):
+        for block in sorted(self.host.resident.values(), key=lambda block: block.index, reverse=self.reuse == "prefix"):
             found.setdefault(block.owners or block.release, []).append(block)
 
         def rate(first: Block) -> float | None:
@@ -241,7 +293,13 @@ class AgainstTheDefinition(RuleBasedStateMachine):
             return sum(survival.rates(c)[bucket(self.now - since)] for c, since in pauses if since is not None)
 
         return [
-            Group(rate(run[0]), [block.release for block in run], [(block.key, block.index) for block in run])
+            Group(
+                run[0].owners,
+                rate(run[0]),
+                [block.release for block in run],
+                [(block.key, block.index) for block in run],
+                self.reuse,
+            )
             for run in found.values()
         ]
 
@@ -250,5 +308,11 @@ class AgainstTheDefinition(RuleBasedStateMachine):
         self.host.residency.check()
 
 
-AgainstTheDefinition.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
+class ForPrefixReuse(AgainstTheDefinition):
+    reuse: Reuse = "prefix"
+
+
+for machine in (AgainstTheDefinition, ForPrefixReuse):
+    machine.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
 TestAgainstTheDefinition = AgainstTheDefinition.TestCase
+TestForPrefixReuse = ForPrefixReuse.TestCase
