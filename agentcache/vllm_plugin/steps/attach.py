@@ -45,7 +45,7 @@ def attach(scheduler: Any, options: EngineOptions, level: Level = Level.HOLES, w
     profile = starting_profile(options.profile, config.model_config, size)
     capacity = scheduler.kv_cache_manager.block_pool.num_gpu_blocks - 1  # one is vLLM's null block
     cost = CostModel(profile, size)
-    policy = _policy(options, level, cost, capacity)
+    policy = _policy(options, level, cost, capacity, len(scheduler.kv_cache_config.kv_cache_groups))
     if options.service is not None:
         policy = _joined(scheduler, policy, level)
     admission = parse_admission(options.admission if level >= Level.ADMIT else "fcfs")
@@ -88,14 +88,17 @@ def attach(scheduler: Any, options: EngineOptions, level: Level = Level.HOLES, w
     return host
 
 
-def _policy(options: EngineOptions, level: Level, cost: CostModel, capacity: int) -> Policy:
+def _policy(options: EngineOptions, level: Level, cost: CostModel, capacity: int, groups: int) -> Policy:
     """What is asked for; where holes are not reused, an order that is made for that."""
     layer, plus, order = options.policy.rpartition("+")
     policy = make_online_policy(options.policy, cost, capacity)
     if level < Level.HOLES and policy.reuse == "holes":
-        policy = make_online_policy(f"{layer}{plus}lru", cost, capacity)
+        # Over several groups a tail is a state or a window too: there our index has not been measured.
+        instead = "return-index:reuse=prefix" if order == "return-index" and groups == 1 else "lru"
+        policy = make_online_policy(f"{layer}{plus}{instead}", cost, capacity)
         if level is Level.ORDER:
-            logger.info("AgentCache: %s orders for reuse behind holes, which is not had here: lru does instead", order)
+            said = "AgentCache: %s orders for reuse behind holes, which is not had here: %s does instead"
+            logger.info(said, order, instead)
     return policy
 
 
