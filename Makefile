@@ -45,7 +45,7 @@ demo: $(STAMP)  ## replay real agent jobs on real vLLM, stock and with AgentCach
 	@echo "The report is report.html, its numbers are .demo/result.json"
 
 test: $(STAMP)  ## run all tests, a file a process
-	@$(BIN)/python -m pytest -q -n $(TEST_JOBS) --dist loadfile
+	@$(BIN)/python -m pytest -q -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
 
 check: $(STAMP)  ## format, lint, types, directions between the rooms, lengths of functions
 	@$(BIN)/ruff format --check .

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 import agentcache
 from agentcache.cli import doctor
 from agentcache.cli.main import app
+from tests import forked
 
 ACTIVE = {"active": True, "loaded": True, "classes": {"scheduler": "agentcache.S"}, "error": None}
 
@@ -182,7 +183,14 @@ def test_it_is_active_here_and_serves_a_sliding_window(tmp_path: Path) -> None:
     assert done.exit_code == 0
 
 
+@pytest.fixture
+def imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that judges a model has vLLM imported."""
+    monkeypatch.setattr(doctor.subprocess, "run", lambda command, **_: forked.run(*command[1:]))
+
+
 @pytest.mark.vllm
+@pytest.mark.usefixtures("imported")
 def test_a_model_is_judged_with_its_flags(tmp_path: Path) -> None:
     pytest.importorskip("vllm", reason="the engine is vLLM's")
     (tmp_path / "config.json").write_text(json.dumps(BIG | {"sliding_window": None}))
@@ -192,6 +200,7 @@ def test_a_model_is_judged_with_its_flags(tmp_path: Path) -> None:
 
 
 @pytest.mark.vllm
+@pytest.mark.usefixtures("imported")
 def test_a_model_is_judged_by_what_a_start_does(tmp_path: Path) -> None:
     """A family with other names for its sizes, whose layers compute while they are built; and its prices."""
     pytest.importorskip("vllm", reason="the engine is vLLM's")
@@ -208,6 +217,7 @@ def test_a_model_is_judged_by_what_a_start_does(tmp_path: Path) -> None:
 
 
 @pytest.mark.vllm
+@pytest.mark.usefixtures("imported")
 def test_a_model_that_may_be_left_to_stock_is(tmp_path: Path) -> None:
     pytest.importorskip("vllm", reason="the engine is vLLM's")
     (tmp_path / "config.json").write_text(json.dumps(BIG))

@@ -1,8 +1,6 @@
 """The command `agentcache profile`: a real engine measured, a profile that an engine takes, and bad input said."""
 
 import json
-import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,8 @@ from typer.testing import CliRunner
 from agentcache.cli.main import app
 from agentcache.cost import CostProfile
 from agentcache.errors import ConfigError
-from tests.command import AGENTCACHE
+from tests import forked
+from tests.command import MAIN
 
 
 @pytest.mark.vllm
@@ -20,14 +19,7 @@ def test_it_measures_fits_and_says_how_well(tmp_path: Path) -> None:
     pytest.importorskip("vllm")
     out = tmp_path / "tiny.json"
     command = ["profile", "--model", "tiny-llama", "--out", str(out), "--points", "30", "--repeats", "1"]
-    done = subprocess.run(
-        [*AGENTCACHE, *command, "--max-len", "512", "--max-batched-tokens", "256"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        check=False,
-    )
+    done = forked.run("-c", MAIN, *command, "--max-len", "512", "--max-batched-tokens", "256")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "on 6 points left out of the fit" in done.stdout
     assert "R2 " in done.stdout

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from agentcache.cli.main import app
+from tests import forked
 from tests.command import MAIN
 
 FIELDS = {
@@ -29,14 +29,7 @@ UNSPLIT = "from agentcache.vllm_plugin.rows import cpu_segments as rows; rows.sp
 
 
 def verify(out: Path, *args: str, before: str = "") -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
-    done = subprocess.run(
-        [sys.executable, "-c", before + MAIN, "verify", "--patterns", "6", "--json", str(out), *args],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
+    done = forked.run("-c", before + MAIN, "verify", "--patterns", "6", "--json", str(out), *args)
     assert out.exists(), done.stderr[-3000:]
     return done, json.loads(out.read_text())
 

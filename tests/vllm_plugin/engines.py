@@ -6,7 +6,6 @@ below that try the engine, one after the other, and compare it with what it answ
 
 import json
 import random
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -15,18 +14,15 @@ from typing import Any
 
 from agentcache.vllm_plugin.lab.verify.compare import MARGINS, AnswerTally, GivenAnswer
 from agentcache.vllm_plugin.launch.cpu_env import interpret_triton, prepare
+from tests import forked
 
 DTYPE = "float32"
 
 
 def run(look: Sequence[str] = ("holes",), options: dict[str, Any] | None = None, **engine: Any) -> dict[str, Any]:
     """What these looks have seen of an engine in a process of its own; fails with the child's own words."""
-    spec = json.dumps({"look": look, "options": options or {"policy": "lru-holes"}, "engine": engine})
-    child = subprocess.run(
-        [sys.executable, __file__], input=spec, capture_output=True, text=True, timeout=400, check=False
-    )
-    assert child.returncode == 0, child.stderr[-3000:]
-    seen: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
+    spec = {"look": look, "options": options or {"policy": "lru-holes"}, "engine": engine}
+    seen: dict[str, Any] = forked.outcome(__file__, spec=spec, fresh=engine.get("attention_backend") == "CUSTOM")
     return seen
 
 

@@ -5,21 +5,18 @@ One engine a process: an engine does not give back everything it took.
 
 import json
 import random
-import subprocess
 import sys
 from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
+from tests import forked
+
 
 def run(**spec: Any) -> dict[str, Any]:
-    """Run a scenario in a fresh process and return its outcome; fails with the child's own words."""
-    child = subprocess.run(
-        [sys.executable, __file__], input=json.dumps(spec), capture_output=True, text=True, timeout=500, check=False
-    )
-    assert child.returncode == 0, child.stderr[-3000:]
-    outcome: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
-    return outcome
+    """Run a scenario in a process of its own and return its outcome; fails with the child's own words."""
+    found: dict[str, Any] = forked.outcome(__file__, spec=spec, fresh=spec.get("v2", False))
+    return found
 
 
 def prompts(seed: int) -> list[list[list[int]]]:

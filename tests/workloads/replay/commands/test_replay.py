@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 
-from tests.command import AGENTCACHE
+from tests import forked
+from tests.command import AGENTCACHE, MAIN
 from tests.waiting import until
 
 
 def replay(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [*AGENTCACHE, "replay", *map(str, arguments)]
-    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # several on a busy machine wait for each other
-    return subprocess.run(command, capture_output=True, text=True, timeout=500, env=one_thread)
+    return forked.run("-c", MAIN, "replay", *map(str, arguments))
 
 
 @pytest.mark.parametrize(
