@@ -55,8 +55,9 @@ class Zygote:
     def ask(self, order: dict[str, Any]) -> int:
         """The exit code of one more process."""
         if self._process is None:
-            ends = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-            self._process = subprocess.Popen([sys.executable, __file__], text=True, start_new_session=True, **ends)
+            # -P: else all that lies beside this file would be importable, and shadow others' packages.
+            command, pipe = [sys.executable, "-P", __file__], subprocess.PIPE
+            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, start_new_session=True)
         process = self._process
         assert process.stdin and process.stdout
         try:
@@ -98,6 +99,7 @@ def ordered(imported: dict[str, str]) -> list[str]:
 
 def become(command: list[str]) -> None:
     """Go on as `python` with this command would."""
+    sys.path.insert(0, "" if command[0] in ("-m", "-c") else str(Path(command[0]).resolve().parent))
     if command[0] == "-m":
         sys.argv = command[1:]
         runpy.run_module(command[1], run_name="__main__", alter_sys=True)

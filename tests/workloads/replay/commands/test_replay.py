@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from tests import forked
-from tests.command import AGENTCACHE, MAIN
+from tests.command import AGENTCACHE
 from tests.waiting import until
 
 
 def replay(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return forked.run("-c", MAIN, "replay", *map(str, arguments))
+    command = [*AGENTCACHE, "replay", *map(str, arguments)]
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}  # several on a busy machine wait for each other
+    return subprocess.run(command, capture_output=True, text=True, timeout=500, env=one_thread)
 
 
 @pytest.mark.parametrize(

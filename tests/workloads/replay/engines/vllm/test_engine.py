@@ -1,6 +1,7 @@
 """The process around a run, with small programs in the worker's place."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -97,3 +98,16 @@ def test_only_the_stock_row_is_without_plugins(spec: RunSpec) -> None:
 
 def test_a_spec_survives_the_pipe(spec: RunSpec) -> None:
     assert msgspec.json.decode(msgspec.json.encode(spec), type=RunSpec) == spec
+
+
+def test_a_replay_imports_vllm_in_its_workers_alone() -> None:
+    """It takes 10 s before the first of them starts."""
+    program = """
+import sys
+from agentcache_workloads.replay.engines.vllm.engine import target
+from agentcache_workloads.replay.spec import Options
+target(Options(trace="none", model="tiny-llama"))
+print("vllm" in sys.modules, "torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout == "False False\n", done.stderr

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import Path
 from typing import IO
 
 import msgspec
@@ -44,13 +45,12 @@ def target(options: Options) -> Target:
             "nothing was started",
         )
     from agentcache.vllm_plugin.launch.tiny_models import model_dir
-    from agentcache.vllm_plugin.steps.prices import model_name
 
     folder = model_dir(options.model or MODEL)
     config = model_config(folder)
     limit = config.get("max_position_embeddings")
     profile = CostProfile.load(options.profile) if options.profile else prior_of(config, warn)
-    profile.check_for(model_name(folder), size)
+    profile.check_for(Path(folder).name, size)  # as steps/prices.py, which imports vLLM, for 10 s
     name = str(options.profile.resolve()) if options.profile else None
     return Target(folder, vocabulary(folder, config), limit if isinstance(limit, int) else None, profile, name)
 
