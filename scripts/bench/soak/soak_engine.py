@@ -18,7 +18,7 @@ from agentcache.policy.admission.names import parse_admission
 from agentcache.policy.chunking import parse_chunking
 from agentcache.residency import Residency
 from agentcache.vllm_plugin import compat
-from agentcache.vllm_plugin.blocks.block_pool import ResidencyBlockPool
+from agentcache.vllm_plugin.blocks.block_pool import HoleFillingBlockPool
 from agentcache.vllm_plugin.compat import Request, RequestStatus
 from agentcache.vllm_plugin.host import Host
 from agentcache.vllm_plugin.link.courier import Carrier
@@ -177,7 +177,7 @@ class Engine:
             residency.admission.on_hold_end = self.host.held
         self.pacer = Pacer(self.host, parse_chunking("adaptive"), PROFILE, False, BLOCK_SIZE)
         self.pool: Any = compat.BlockPool(POOL + 1, True, BLOCK_SIZE)
-        compat.adopt(self.pool, compat.BlockPool, ResidencyBlockPool).attach(self.host)
+        compat.adopt(self.pool, compat.BlockPool, HoleFillingBlockPool).attach(self.host)
         self.link: Link | None = None
         if carrier:
             self.link = Link(self.host, self.pool, carrier, PROFILE, BLOCK_SIZE, "engine", lambda: self._seconds)
