@@ -165,6 +165,7 @@ def test_a_model_is_served_at_a_level_by_a_rule(
 
 
 @pytest.mark.vllm
+@pytest.mark.usefixtures("imported")
 def test_it_is_active_here_and_serves_a_sliding_window(tmp_path: Path) -> None:
     """One tiny engine, and a large model of which there are no weights."""
     pytest.importorskip("vllm", reason="the engine is vLLM's")
@@ -185,8 +186,13 @@ def test_it_is_active_here_and_serves_a_sliding_window(tmp_path: Path) -> None:
 
 @pytest.fixture
 def imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The process that judges a model has vLLM imported."""
-    monkeypatch.setattr(doctor.subprocess, "run", lambda command, **_: forked.run(*command[1:]))
+    """A process that judges a model has vLLM imported; one that starts an engine starts anew, as `doctor` does it."""
+    anew = doctor.subprocess.run
+
+    def run(command: list[str], **options: Any) -> Any:
+        return forked.run(*command[1:]) if command[3:] else anew(command, **options)
+
+    monkeypatch.setattr(doctor.subprocess, "run", run)
 
 
 @pytest.mark.vllm
