@@ -6,6 +6,7 @@ from typing import Any
 
 from agentcache.errors import CheckFailed
 from agentcache.vllm_plugin.host import Host, Listener
+from agentcache.vllm_plugin.levels import Level
 
 
 def _name(thing: Any) -> str:
@@ -93,6 +94,9 @@ class LookInside:
         if references := {block.block_id: block.ref_cnt for block in self.pool.blocks[1:] if block.ref_cnt}:
             raise CheckFailed(f"blocks are still referenced while nothing runs: {references}")
         if self.host:
-            self.pool.free_block_queue.check()
+            if self.host.level >= Level.ORDER:
+                self.pool.free_block_queue.check()
+            else:  # the pool is vLLM's own
+                self.host.residency.check()
             if self.host.spare.faults:
                 raise CheckFailed(f"parts of ours have failed: {self.host.spare.faults}")
