@@ -21,24 +21,46 @@ _TINY: dict[str, Any] = {
 _BY_HEADS = {name: value for name, value in _TINY.items() if name != "head_dim"}
 """For configurations in which a head's width is that of the model by their number."""
 
+_DEMO = {
+    **_TINY,
+    "hidden_size": 512,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 64,
+    "initializer_range": 0.04,
+}
+
 _MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 128}
 _WINDOW = 128
+_SLIDING = {
+    "num_hidden_layers": 6,
+    "layer_types": ["sliding_attention"] * 5 + ["full_attention"],
+    "sliding_window": _WINDOW,
+    "query_pre_attn_scalar": 4,  # queries and keys are normalised: sharper than by their width
+    "tie_word_embeddings": True,
+    "initializer_range": 0.05,
+}
+_DELTA = {
+    **_MOE,
+    "num_experts_per_tok": 4,  # all: in 16 bits a router's near-tie would be a jump
+    "head_dim": 64,
+    "layer_types": ["linear_attention"] * 3 + ["full_attention"],
+    "shared_expert_intermediate_size": 128,
+    "decoder_sparse_step": 1,
+    "linear_num_key_heads": 1,
+    "linear_num_value_heads": 1,
+    "linear_key_head_dim": 64,
+    "linear_value_head_dim": 64,
+}
 
 RECIPES: dict[str, dict[str, Any]] = {
     "tiny-llama": {"arch": "Llama", **_TINY},
     "tiny-qwen3": {"arch": "Qwen3", **_TINY},
     "tiny-moe": {"arch": "Qwen3Moe", **_TINY, **_MOE, "decoder_sparse_step": 1, "mlp_only_layers": []},
     # Sliding windows; the second with attention sinks.
-    "tiny-gemma3": {
-        "arch": "Gemma3Text",
-        **_TINY,
-        "num_hidden_layers": 6,
-        "layer_types": ["sliding_attention"] * 5 + ["full_attention"],
-        "sliding_window": _WINDOW,
-        "query_pre_attn_scalar": 4,  # queries and keys are normalised: sharper than by their width
-        "tie_word_embeddings": True,
-        "initializer_range": 0.05,
-    },
+    "tiny-gemma3": {"arch": "Gemma3Text", **_TINY, **_SLIDING},
     "tiny-gpt-oss": {
         "arch": "GptOss",
         **_TINY,
@@ -46,7 +68,6 @@ RECIPES: dict[str, dict[str, Any]] = {
         "sliding_window": _WINDOW,
         "num_local_experts": 4,
         "num_experts_per_tok": 2,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 150000.0},
     },
     # Chunks in three layers, everything in the fourth.
     "tiny-llama4": {
@@ -78,19 +99,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "num_nextn_predict_layers": 0,
     },
     # Recurrent layers before one of full attention: gated delta nets, Mamba 2. Small states, for they size the blocks.
-    "tiny-qwen3-next": {
-        "arch": "Qwen3Next",
-        **_TINY,
-        **_MOE,
-        "head_dim": 64,
-        "layer_types": ["linear_attention"] * 3 + ["full_attention"],
-        "shared_expert_intermediate_size": 128,
-        "decoder_sparse_step": 1,
-        "linear_num_key_heads": 1,
-        "linear_num_value_heads": 1,
-        "linear_key_head_dim": 64,
-        "linear_value_head_dim": 64,
-    },
+    "tiny-qwen3-next": {"arch": "Qwen3Next", **_TINY, **_DELTA},
     "tiny-nemotron-h": {
         "arch": "NemotronH",
         **{name: value for name, value in _TINY.items() if name != "num_hidden_layers"},
@@ -115,15 +124,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "shared_intermediate_size": 128,
     },
     # Big enough that computing a prompt takes real time on two cores.
-    "demo-llama": {
-        "arch": "Llama",
-        **_TINY,
-        "hidden_size": 512,
-        "intermediate_size": 1536,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "head_dim": 64,
-        "initializer_range": 0.04,
-    },
+    "demo-llama": {"arch": "Llama", **_DEMO},
+    "demo-gemma3": {"arch": "Gemma3Text", **_DEMO, **_SLIDING},
+    "demo-qwen3-next": {"arch": "Qwen3Next", **_DEMO, **_DELTA, "num_hidden_layers": 4},
 }
