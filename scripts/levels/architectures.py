@@ -96,7 +96,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
         '{"kv_connector": "SimpleCPUOffloadConnector", "kv_role": "kv_both", '
         '"kv_connector_extra_config": {"lazy_offload": true, "cpu_bytes_to_use": 1000000}}',
     ),
-    "no chunked prefill": ("--no-enable-chunked-prefill", "--max-num-batched-tokens", "4096"),
+    "no chunked prefill": ("--no-enable-chunked-prefill", "--max-num-batched-tokens", "2048"),
     "no prefix caching": ("--no-enable-prefix-caching",),
 }
 """By column: flags of vLLM's server."""

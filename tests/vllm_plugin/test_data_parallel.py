@@ -50,3 +50,32 @@ def test_both_engines_fill_holes_and_answer_as_a_full_prefill(url: str) -> None:
     for number, (prompt, answer) in enumerate(list(answers.items())[:4]):
         assert httpx.post(f"{url}/reset_prefix_cache").status_code == 200
         assert ask(url, list(prompt), number % ENGINES) == answer
+
+
+def test_turns_of_a_job_find_what_they_left(url: str) -> None:
+    """Eight jobs take turns, all at once: by vLLM's own choice, which load makes, and by who they are."""
+    words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+
+    def cached(job: int, named: bool) -> tuple[int, int]:
+        found = asked = 0
+        text = " ".join(words[(job + step) % 10] for step in range(60))
+        for turn in range(4):
+            body = {"model": "tiny", "prompt": f"{named} {text}", "max_tokens": 4, "temperature": 0, "ignore_eos": True}
+            if named:
+                body["vllm_xargs"] = {"job_id": f"job {job}"}
+            usage = httpx.post(f"{url}/v1/completions", json=body, timeout=300).json()["usage"]
+            text += " " + " ".join(words[(job * turn + step) % 10] for step in range(20))
+            if turn:
+                found += (usage["prompt_tokens_details"] or {}).get("cached_tokens") or 0
+                asked += usage["prompt_tokens"]
+        return found, asked
+
+    shares = []
+    for named in (False, True):
+        assert httpx.post(f"{url}/reset_prefix_cache").status_code == 200
+        with ThreadPoolExecutor(8) as clients:
+            answers = clients.map(cached, range(8), [named] * 8)
+            found, asked = map(sum, zip(*answers, strict=True))
+        shares.append(found / asked)
+    print(f"cached share of returning turns: {shares[0]:.2f} by load, {shares[1]:.2f} by job")
+    assert shares[1] > shares[0]

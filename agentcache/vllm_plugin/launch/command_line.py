@@ -11,6 +11,8 @@ from agentcache.errors import ConfigError
 SERVER = "vllm.entrypoints.openai.api_server"
 """Started as a module: `vllm serve` asks for the metadata of a distribution that a CPU build does not have."""
 
+RANKS = "agentcache.vllm_plugin.launch.ranks.JobRanks"
+
 _CONTRADICTIONS = {
     "--scheduler-cls": "AgentCache is a scheduler class, and there can be one",
     "--model": "the model is the first argument",
@@ -29,8 +31,11 @@ def on_cpu() -> bool:
 
 
 def middlewares() -> list[str]:
-    """Who translates other dialects' requests on their way in: ASGI classes of the group `agentcache.middleware`."""
-    return sorted({point.value.replace(":", ".") for point in entry_points(group="agentcache.middleware")})
+    """Who looks at requests on their way in, innermost first.
+
+    Ours picks the engine of several; ASGI classes of the group `agentcache.middleware` translate other dialects before.
+    """
+    return [RANKS, *sorted({point.value.replace(":", ".") for point in entry_points(group="agentcache.middleware")})]
 
 
 def plugin_args(options: dict[str, Any], asynchronous: bool = False) -> dict[str, Any]:

@@ -5,18 +5,9 @@ moved into `vllm_xargs`, of which those that the client wrote itself win. Whatev
 """
 
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
 
+from agentcache.vllm_plugin.launch.bodies import App, Receive, Scope, Send, is_turn, replay, whole_body
 from agentcache_continuum.fields import FIELDS, as_xarg
-
-ROUTES = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class ContinuumFields:
@@ -26,33 +17,17 @@ class ContinuumFields:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or not scope["path"].endswith(ROUTES):
-            await self.app(scope, receive, send)
-            return
-        parts: list[bytes] = []
-        message: Message = {}
-        while not parts or message.get("more_body"):
-            message = await receive()
-            if message["type"] != "http.request":  # the client has gone
-                break
-            parts.append(message.get("body", b""))
-        if message["type"] != "http.request":
-            await self.app(scope, _replay([message], receive), send)
-            return
-        body = rewrite(b"".join(parts))
-        length = str(len(body)).encode()
-        headers = [(key, length if key == b"content-length" else value) for key, value in scope["headers"]]
-        whole = {"type": "http.request", "body": body, "more_body": False}
-        await self.app({**scope, "headers": headers}, _replay([whole], receive), send)
-
-
-def _replay(messages: list[Message], receive: Receive) -> Receive:
-    """These messages first, then whatever comes."""
-
-    async def next_message() -> Message:
-        return messages.pop(0) if messages else await receive()
-
-    return next_message
+        if is_turn(scope):
+            given, rest = await whole_body(receive)
+            if given is None:
+                receive = rest
+            else:
+                body = rewrite(given)
+                length = str(len(body)).encode()
+                headers = [(key, length if key == b"content-length" else value) for key, value in scope["headers"]]
+                scope = {**scope, "headers": headers}
+                receive = replay([{"type": "http.request", "body": body, "more_body": False}], receive)
+        await self.app(scope, receive, send)
 
 
 def rewrite(body: bytes) -> bytes:

@@ -15,12 +15,11 @@ from typing import Any, get_args
 
 import httpx
 
+from agentcache.vllm_plugin.launch.bodies import ROUTES, Receive, Scope, Send
 from agentcache_continuum.client import Dialect, Job
-from agentcache_continuum.middleware import Receive, Scope, Send
 
 MAX_JOBS = 4096
 _HOP = {b"connection", b"keep-alive", b"transfer-encoding", b"upgrade", b"te", b"trailer", b"proxy-authorization"}
-_ASKS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
 
 
 class Conversations:
@@ -106,7 +105,7 @@ class Proxy:
             more = message.get("more_body", False)
         headers = [(k, v) for k, v in scope["headers"] if k.lower() not in _HOP | {b"host", b"content-length"}]
         job = None
-        if scope["method"] == "POST" and scope["path"].endswith(_ASKS):
+        if scope["method"] == "POST" and scope["path"].endswith(ROUTES):
             job, body = self._said(body, dict(headers).get(b"x-session-id"))
         if job and (named := job.headers()):
             headers = [(k, v) for k, v in headers if k.lower() != b"x-session-id"]
