@@ -5,6 +5,7 @@ from typing import Any
 import agentcache
 from agentcache.cost.model import CostModel
 from agentcache.policy import make_online_policy
+from agentcache.policy.admission.footing import ONE_GROUP, Footing
 from agentcache.policy.admission.names import parse_admission
 from agentcache.policy.base import Policy
 from agentcache.policy.chunking import parse_chunking
@@ -27,6 +28,7 @@ from agentcache.vllm_plugin.levels import Level, why_not_fused
 from agentcache.vllm_plugin.link.courier import CourierProcess
 from agentcache.vllm_plugin.link.leases import ServiceLeases
 from agentcache.vllm_plugin.link.link import Link
+from agentcache.vllm_plugin.steps.footing import footing_of
 from agentcache.vllm_plugin.steps.gauges import gauge
 from agentcache.vllm_plugin.steps.pacing import Pacer
 from agentcache.vllm_plugin.steps.prices import starting_profile
@@ -49,7 +51,7 @@ def attach(scheduler: Any, options: EngineOptions, level: Level = Level.HOLES, w
     if options.service is not None:
         policy = _joined(scheduler, policy, level)
     admission = parse_admission(options.admission if level >= Level.ADMIT else "fcfs")
-    residency = Residency(policy, capacity, options.max_contexts, admission)
+    residency = Residency(policy, capacity, options.max_contexts, admission, _footing(scheduler, level))
     host = Host(residency, block_size=size, receipts=options.receipts, level=level)
     rule = parse_chunking(options.chunking if _may_cut(scheduler, level) else "off")
     scheduler.pacer = Pacer(host, rule, profile, options.profile is not None, size)
@@ -88,18 +90,34 @@ def attach(scheduler: Any, options: EngineOptions, level: Level = Level.HOLES, w
     return host
 
 
+def _footing(scheduler: Any, level: Level) -> Footing:
+    """What contexts take of the pool; at `holes` it has one group, and each key takes a block."""
+    if level is Level.HOLES:
+        return ONE_GROUP
+    return footing_of(
+        scheduler.kv_cache_config,
+        scheduler.hash_block_size,
+        scheduler.max_num_scheduled_tokens,
+        dcp=scheduler.dcp_world_size,
+        eagle=scheduler.use_eagle_block_drop,
+        dead_first=level >= Level.ORDER,
+    )
+
+
 def _policy(options: EngineOptions, level: Level, cost: CostModel, capacity: int, groups: int) -> Policy:
-    """What is asked for; where holes are not reused, an order that is made for that."""
-    layer, plus, order = options.policy.rpartition("+")
+    """What is asked for; where holes are not reused, an order that is made for unbroken prefixes."""
     policy = make_online_policy(options.policy, cost, capacity)
-    if level < Level.HOLES and policy.reuse == "holes":
-        # Over several groups a tail is a state or a window too: there our index has not been measured.
-        instead = "return-index:reuse=prefix" if order == "return-index" and groups == 1 else "lru"
-        policy = make_online_policy(f"{layer}{plus}{instead}", cost, capacity)
+    if level is Level.HOLES or policy.reuse == "prefix":
+        return policy
+    layer, plus, order = options.policy.rpartition("+")
+    # Over several groups a tail is a state or a window too: there our index has not been measured.
+    if order.partition(":")[0] == "return-index" and groups == 1:
+        order += f"{',' if ':' in order else ':'}reuse=prefix"
+    else:
         if level is Level.ORDER:
-            said = "AgentCache: %s orders for reuse behind holes, which is not had here: %s does instead"
-            logger.info(said, order, instead)
-    return policy
+            logger.info("AgentCache: %s orders for reuse behind holes, which is not had here: lru does instead", order)
+        order = "lru"
+    return make_online_policy(f"{layer}{plus}{order}", cost, capacity)
 
 
 def _joined(scheduler: Any, policy: Policy, level: Level) -> Policy:
