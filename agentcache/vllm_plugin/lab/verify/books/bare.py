@@ -52,7 +52,7 @@ def build(world: World) -> Any:
         "admission": world.admission,
         "mode": world.mode,
         "max_segments": world.segments,
-        "level": world.level,
+        "level": world.level or None,
     }
     config.additional_config = {"agentcache": options}
     if world.stock:
