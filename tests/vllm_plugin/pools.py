@@ -18,8 +18,10 @@ from vllm.v1.kv_cache_interface import (
 
 from agentcache.vllm_plugin import compat
 from agentcache.vllm_plugin.lab.verify.books import bare
+from agentcache.vllm_plugin.scheduler import AgentCacheScheduler
 
 MAX_LEN = 65536
+PATIENT = "working-set:max_release_s=1e6,max_hold_s=1e6"
 
 
 def full(block_size: int = 16) -> FullAttentionSpec:
@@ -54,7 +56,10 @@ def states(block_size: int = 64, drafts: int = 0) -> MambaSpec:
 
 
 class Pool:
-    """A scheduler over `blocks` usable blocks of these groups; a step computes at most `step_tokens`."""
+    """A scheduler over `blocks` usable blocks of these groups; a step computes at most `step_tokens`.
+
+    It is vLLM's own, or with `level` ours at that, with LRU's order and admission by working set.
+    """
 
     def __init__(
         self,
@@ -63,10 +68,11 @@ class Pool:
         retention: int | None = 0,
         step_tokens: int = 512,
         hash_block_size: int | None = None,
+        level: str | None = None,
     ) -> None:
         template, structured = bare._configured()
         config = copy.copy(template)
-        for part in ("scheduler_config", "cache_config", "model_config"):
+        for part in ("scheduler_config", "cache_config", "model_config", "parallel_config"):
             setattr(config, part, copy.copy(getattr(template, part)))
         sizes = [group.block_size for group in groups]
         config.model_config.max_model_len = MAX_LEN
@@ -76,7 +82,12 @@ class Pool:
         named = [compat.KVCacheGroupSpec([f"layer {number}"], group) for number, group in enumerate(groups)]
         self.config = compat.KVCacheConfig(blocks + 1, [], named, prefix_cache_retention_interval=retention)
         self.step_tokens = step_tokens
-        self.scheduler = compat.Scheduler(
+        kind = compat.Scheduler
+        if level:
+            kind = AgentCacheScheduler
+            config.parallel_config.worker_cls = "agentcache.vllm_plugin.cpu_worker.AgentCacheCPUWorker"
+            config.additional_config = {"agentcache": {"policy": "lru", "admission": PATIENT, "level": level}}
+        self.scheduler = kind(
             vllm_config=config,
             kv_cache_config=self.config,
             structured_output_manager=structured,
@@ -95,12 +106,12 @@ class Pool:
     def tokens(self, count: int) -> list[int]:
         return [self.rng.randrange(3, 500) for _ in range(count)]
 
-    def request(self, prompt: Sequence[int], answer: int) -> Any:
+    def request(self, prompt: Sequence[int], answer: int, **hints: Any) -> Any:
         self._asked += 1
         return compat.Request(
             str(self._asked),
             list(prompt),
-            compat.SamplingParams(max_tokens=answer, ignore_eos=True),
+            compat.SamplingParams(max_tokens=answer, ignore_eos=True, extra_args=hints),
             None,
             arrival_time=float(self._asked),
             block_hasher=compat.get_request_block_hasher(self.hash_block_size, compat.sha256),

@@ -102,11 +102,9 @@ def _window(spec: Any, blocks: _Blocks, eagle: bool) -> _Share:
 
 def _states(spec: Any, blocks: _Blocks) -> _Share:
     running = 2 + spec.num_speculative_blocks + spec.num_prefill_checkpoint_blocks  # as vLLM's own bound has it
-    if blocks.dead_first:
-        return _Share(contexts=running)
     inside = blocks.a_key < 1  # a state in the middle of a block, which is copied before it goes on
-    if blocks.retention == 0:
-        return _Share(contexts=running + 2 + inside)
+    if blocks.dead_first or blocks.retention == 0:
+        return _Share(contexts=running + 2 + inside)  # of the turn before, as near as if a return might find them
     apart = max(blocks.a_step * blocks.tokens, blocks.retention or 0)  # a chunk of prefill has one state
     return _Share(contexts=running + 1 + inside, left=blocks.a_key * blocks.tokens / apart)
 
