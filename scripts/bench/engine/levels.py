@@ -1,0 +1,187 @@
+"""What each level gains on the live CPU engine: stock vLLM, `admit` and `order` on three kinds of KV groups.
+
+    OMP_NUM_THREADS=1 python scripts/bench/engine/levels.py --out docs/results/levels.csv
+
+24 drawn jobs of eight turns, 12 open at once, with pauses of half a second in the mean; a pool of a third of what the
+open contexts' return would need. A model with sliding windows, one with gated delta nets and a Llama; each seed runs
+all three contenders one after the other, in a process each, and their ratio is taken within the seed.
+"""
+
+import argparse
+import heapq
+import json
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from agentcache.files import write_csv
+from agentcache.vllm_plugin.launch.cpu_env import prepare
+from agentcache_workloads.replay.accounts.provenance import commit, describe_host
+
+CONTENDERS = ("stock", "admit", "order")
+MODELS = {"demo-gemma3": "float32", "demo-qwen3-next": "bfloat16", "demo-llama": "float32"}
+BLOCK, WINDOW, MAX_LEN, LIVE_POOL = 32, 128, 1536, 3.0
+JOBS, TURNS, SLOTS, PAUSE_S = 24, 8, 12, 0.5
+
+Turn = tuple[list[int], float]
+
+
+def jobs(seed: int) -> list[list[Turn]]:
+    """Prompts of each job's turns, each with the pause behind it; all share a beginning."""
+    rng = random.Random(seed)
+
+    def words(count: int) -> list[int]:
+        return [rng.randrange(3, 500) for _ in range(count)]
+
+    made, system = [], words(128)
+    for _ in range(JOBS):
+        context, turns = system + words(rng.randrange(200, 500)), []
+        for _ in range(TURNS):
+            turns.append((context, rng.expovariate(1 / PAUSE_S)))
+            context = context + words(rng.randrange(30, 110))
+        made.append(turns)
+    return made
+
+
+GROUPS = {"demo-gemma3": (1, 5, 0), "demo-qwen3-next": (1, 0, 3), "demo-llama": (1, 0, 0)}
+"""KV groups of full attention, of sliding windows and of states."""
+
+
+def return_blocks(model: str, tokens: int) -> int:
+    """Blocks of all groups that a context must find for its return to compute nothing again."""
+    full, sliding, states = GROUPS[model]
+    return full * (tokens // BLOCK) + sliding * (WINDOW // BLOCK + 1) + states
+
+
+def start(model: str, contender: str, blocks: int) -> Any:
+    from vllm import EngineArgs, LLMEngine
+
+    from agentcache.vllm_plugin.launch.command_line import plugin_args
+    from agentcache.vllm_plugin.launch.tiny_models import model_dir
+
+    ours = {"level": contender, "admission": "working-set"}
+    return LLMEngine.from_engine_args(
+        EngineArgs(
+            model_dir(model),
+            dtype=MODELS[model],
+            max_model_len=MAX_LEN,
+            block_size=BLOCK,
+            num_gpu_blocks_override=blocks,
+            max_num_batched_tokens=512,
+            max_num_seqs=16,
+            enforce_eager=True,
+            enable_prefix_caching=True,
+            use_tqdm_on_load=False,
+            **({} if contender == "stock" else plugin_args(ours)),
+        )
+    )
+
+
+def play(engine: Any, made: list[list[Turn]]) -> dict[str, Any]:
+    """The closed loop of `SLOTS` jobs; latencies in seconds."""
+    from vllm import SamplingParams
+
+    from agentcache.vllm_plugin.compat import RequestOutputKind
+
+    begun: dict[int, float] = {}
+    took: dict[int, float] = {}
+    ready: list[tuple[float, int, int]] = []
+    prompt_tokens = cached_tokens = 0
+
+    def open_job() -> None:
+        if (job := len(begun)) < len(made):
+            begun[job] = time.monotonic()
+            heapq.heappush(ready, (begun[job], job, 0))
+
+    for _ in range(SLOTS):
+        open_job()
+    while len(took) < len(made):
+        while ready and ready[0][0] <= time.monotonic():
+            _, job, turn = heapq.heappop(ready)
+            last = turn == len(made[job]) - 1
+            params = SamplingParams(
+                temperature=0.0,
+                max_tokens=8,
+                ignore_eos=True,
+                detokenize=False,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+                extra_args={"job_id": f"{job}", "is_last_step": last, "this_func_call": None if last else "bash"},
+            )
+            engine.add_request(f"{job}-{turn}", {"prompt_token_ids": made[job][turn][0]}, params)
+        if not engine.has_unfinished_requests():
+            time.sleep(max(0.0, min(0.02, ready[0][0] - time.monotonic())))
+            continue
+        for output in engine.step():
+            job, turn = map(int, output.request_id.split("-"))
+            prompt_tokens += len(made[job][turn][0])
+            cached_tokens += output.num_cached_tokens or 0
+            if turn + 1 < len(made[job]):
+                heapq.heappush(ready, (time.monotonic() + made[job][turn][1], job, turn + 1))
+            else:
+                took[job] = time.monotonic() - begun[job]
+                open_job()
+    ordered = sorted(took.values())
+    return {
+        "jobs": len(ordered),
+        "mean_s": round(fmean(ordered), 3),
+        "p50_s": round(median(ordered), 3),
+        "p90_s": round(ordered[int(0.9 * len(ordered))], 3),
+        "cached_percent": round(100 * cached_tokens / prompt_tokens, 2),
+    }
+
+
+def serve(model: str, contender: str, seed: int) -> dict[str, Any]:
+    """One row, in this process."""
+    prepare(threads=1)
+    from agentcache.vllm_plugin.lab.look_inside import LookInside
+
+    made = jobs(seed)
+    blocks = int(SLOTS * fmean(return_blocks(model, len(prompt)) for turns in made for prompt, _ in turns) / LIVE_POOL)
+    engine = start(model, contender, blocks + 1)
+    view = LookInside(engine)
+    level = str(view.host.level) if view.host else "stock"
+    assert level == contender, f"the engine runs at {level}"
+    row = {"blocks": blocks, "block_tokens": view.scheduler.block_size, **play(engine, made)}
+    view.check()
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="CSV to write; it is replaced")
+    parser.add_argument("--seeds", default="1,2,3,4,5")
+    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--serve", nargs=3, metavar=("MODEL", "CONTENDER", "SEED"), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.serve:
+        model, contender, seed = given.serve
+        print(json.dumps(serve(model, contender, int(seed))))
+        return
+    machine = describe_host()
+    where = {"commit": commit(), "cpu_model": machine["cpu"], "cores": machine["cores"]}
+    rows: list[dict[str, Any]] = []
+    for model in given.models.split(","):
+        for seed in map(int, given.seeds.split(",")):
+            for contender in CONTENDERS:
+                command = [sys.executable, __file__, "--serve", model, contender, str(seed)]
+                child = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+                found = json.loads(child.stdout.splitlines()[-1])
+                cell = {"model": model, "live_pool": LIVE_POOL, "contender": contender, "seed": seed, **found}
+                first = rows[-CONTENDERS.index(contender)] if contender != "stock" else cell
+                cell["to_stock"] = round(cell["mean_s"] / first["mean_s"], 4)
+                cell["p90_to_stock"] = round(cell["p90_s"] / first["p90_s"], 4)
+                rows.append(cell | where)
+                print(cell, flush=True)
+                if given.out:
+                    write_csv(given.out, rows)
+        for contender in CONTENDERS[1:]:
+            of = [row["to_stock"] for row in rows if (row["model"], row["contender"]) == (model, contender)]
+            print(f"{model}: {contender} {median(of):.2f} of stock vLLM, from {min(of):.2f} to {max(of):.2f}")
+
+
+if __name__ == "__main__":
+    main()
