@@ -47,6 +47,8 @@ def level(config: Any, groups: list[Any]) -> dict[str, str | None]:
 
     config.cache_config.num_gpu_blocks = BLOCKS
     cache = compat.KVCacheConfig(BLOCKS, [], groups)
+    if len(groups) == 1:  # as an engine does when it has the groups
+        config.cache_config.block_size = groups[0].kv_cache_spec.block_size
     size, hashed = resolve_kv_cache_block_sizes(cache, config)
     scheduler = AgentCacheScheduler(
         vllm_config=config,

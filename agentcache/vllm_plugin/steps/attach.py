@@ -102,7 +102,7 @@ def _footing(scheduler: Any, level: Level) -> Footing:
         return footing_of(
             scheduler.kv_cache_config,
             scheduler.hash_block_size,
-            scheduler.max_num_scheduled_tokens,
+            scheduler.vllm_config.max_in_flight_tokens,
             dcp=scheduler.dcp_world_size,
             eagle=scheduler.use_eagle_block_drop,
             dead_first=level >= Level.ORDER,
