@@ -68,10 +68,8 @@ class ResidencyBlockPool(BlockPool, Joined):
 class HoleFillingBlockPool(ResidencyBlockPool):
     """A pool of one group, in whose block tables resident blocks may stand behind missing ones."""
 
-    @own
-    def attach(self, host: Host, reaches: Sequence[Reach] = (None,)) -> None:
-        super().attach(host, reaches)
-        self.awaited: Set[Any] = frozenset()  # keys whose computation is to be noticed: another set stands here then
+    awaited: Set[Any] = frozenset()
+    """Keys whose computation is to be noticed: another set stands here then."""
 
     def cache_full_blocks(
         self,

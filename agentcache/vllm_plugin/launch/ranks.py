@@ -48,21 +48,21 @@ def rank_of(job: bytes, engines: int) -> int:
 def job_of(body: bytes, session: bytes | None = None) -> bytes | None:
     """What names the job of a request: an id, or the beginning of its conversation; None where neither is told."""
     try:
-        request = json.loads(body)
+        asked = json.loads(body)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(request, dict):
+    if not isinstance(asked, dict):
         return None
-    given = request.get("vllm_xargs")
+    given = asked.get("vllm_xargs")
     extra = given if isinstance(given, dict) else {}
-    salt = str(request.get("cache_salt") or "")
+    salt = str(asked.get("cache_salt") or "")
     for name in (extra.get("job_id"), extra.get("session_id"), session and session.decode("latin-1")):
         if isinstance(name, str) and name:
             return f"{salt}/{name}".encode(errors="surrogatepass")
-    messages = request.get("messages") or request.get("input")
+    messages = asked.get("messages") or asked.get("input")
     if not isinstance(messages, list):
         return None
-    begin = [salt, request.get("system"), request.get("instructions"), *_beginning(messages)]
+    begin = [salt, asked.get("system"), asked.get("instructions"), *_beginning(messages)]
     return json.dumps(begin, sort_keys=True).encode()
 
 
