@@ -86,7 +86,7 @@ def changed(setup: Setup, path: str, value: Any) -> Setup:
     return Setup(config, setup.groups, setup.hash_block_size)
 
 
-OFFLOADING = KVTransferConfig(kv_connector="OffloadingConnector", kv_role="kv_both")
+OFFLOADING = KVTransferConfig(kv_connector="OffloadingConnector", kv_role="kv_both", engine_id="one")
 
 LOWERED = [
     ("cache_config.enable_prefix_caching", False, "prefix caching off"),
