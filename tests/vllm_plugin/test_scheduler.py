@@ -160,7 +160,10 @@ def test_the_second_model_runner_follows_jumps() -> None:
             ours("asymcache", level="admit") | {"enable_prefix_caching": False},
             "level admit cannot be had here, off can",
         ),
-        (ours("lru", on_unsupported="refuse") | {"enable_chunked_prefill": False}, "chunked prefill is off, and"),
+        (
+            ours("lru", on_unsupported="refuse") | {"enable_prefix_caching": False},
+            "level holes cannot be had here, off",
+        ),
     ],
 )
 def test_start_up_stops_with_a_sentence(engine: dict[str, Any], says: str) -> None:
