@@ -8,6 +8,7 @@ where chains part or end now; a block that reaches no such place is dead, though
 from collections.abc import Sequence
 from typing import Any
 
+from agentcache.vllm_plugin import compat
 from agentcache.vllm_plugin.compat import KVCacheSpecKind, get_kv_cache_spec_kind
 
 Reach = int | None
@@ -24,8 +25,7 @@ def reaches_of(groups: Sequence[Any], hash_block_size: int, alignment: int, eagl
 
 def _reach(spec: Any, key: int, alignment: int, eagle: bool) -> Reach:
     kind = get_kv_cache_spec_kind(spec)
-    layers = getattr(spec, "kv_cache_specs", None)  # of one kind, if of unlike sizes
-    spec = next(iter(layers.values())) if layers else spec
+    spec = next(iter(compat.iter_layer_specs(spec)))  # all layers of a group are of one kind
     slack: int = max(alignment, spec.block_size) + (spec.block_size if eagle else 0)
     if kind in (KVCacheSpecKind.SLIDING_WINDOW, KVCacheSpecKind.SLIDING_WINDOW_MLA):
         return cdiv(spec.sliding_window - 1 + slack, key)

@@ -49,8 +49,9 @@ def attach(scheduler: Any, options: EngineOptions, level: Level = Level.HOLES, w
     capacity = scheduler.kv_cache_manager.block_pool.num_gpu_blocks - 1  # one is vLLM's null block
     cost = CostModel(profile, size)
     policy = _policy(options, level, cost, capacity, len(scheduler.kv_cache_config.kv_cache_groups))
-    if options.service is not None:
-        policy = _joined(scheduler, policy, level)
+    told = [] if options.service is None else _told(scheduler, level)
+    if told:
+        policy = ServiceLeases(policy)
     admission = parse_admission(options.admission if level >= Level.ADMIT else "fcfs")
     residency = Residency(policy, capacity, options.max_contexts, admission, _footing(scheduler, level))
     host = Host(residency, block_size=size, receipts=options.receipts, level=level)
@@ -60,11 +61,9 @@ def attach(scheduler: Any, options: EngineOptions, level: Level = Level.HOLES, w
     _queue(scheduler, host)
     mode = _adopt(scheduler, host, options, cost)
     pool = scheduler.kv_cache_manager.block_pool
-    if isinstance(policy, ServiceLeases):
-        assert options.service is not None
+    if options.service is not None and told:
         carrier = CourierProcess(*parse_service(options.service))
-        groups = _chain_first(scheduler)
-        scheduler.link = Link(host, pool, carrier, profile, size, options.engine, groups=groups)
+        scheduler.link = Link(host, pool, carrier, profile, size, options.engine, groups=told)
         scheduler.link.start()
     host.meter.set("agentcache_build_info", 1, agentcache.__version__, version_of_vllm(), str(level), mode)
     host.meter.set("agentcache_policy_active", 1, policy.name if level >= Level.ORDER else "vllm-lru", "all")
@@ -138,23 +137,21 @@ def _policy(options: EngineOptions, level: Level, cost: CostModel, capacity: int
     return make_online_policy(f"{layer}{plus}{order}", cost, capacity)
 
 
-def _joined(scheduler: Any, policy: Policy, level: Level) -> Policy:
-    """With leases of the residency service, which wants to be told of blocks, one a key of a chain."""
-    if level >= Level.ORDER and _chain_first(scheduler):
-        return ServiceLeases(policy)
+def _told(scheduler: Any, level: Level) -> list[int]:
+    """The KV groups that the residency service is told of, first one of full attention with a block for each key.
+
+    None where there is no such group, or blocks are vLLM's own: the service is not joined then.
+    """
+    groups, size, reaches = scheduler.kv_cache_config.kv_cache_groups, scheduler.hash_block_size, _reaches(scheduler)
+    found = [at for at, group in enumerate(groups) if reaches[at] is None and group.kv_cache_spec.block_size == size]
+    if level >= Level.ORDER and found:
+        return [found[0], *(at for at in range(len(groups)) if at != found[0])]
     logger.warning(
         "AgentCache: the residency service is not joined: at level %s, with these KV groups, the blocks of a context "
         "cannot be told",
         level,
     )
-    return policy
-
-
-def _chain_first(scheduler: Any) -> list[int]:
-    """The KV groups, first one of full attention with a block for each key; none if there is no such group."""
-    groups, size, reaches = scheduler.kv_cache_config.kv_cache_groups, scheduler.hash_block_size, _reaches(scheduler)
-    found = [at for at, group in enumerate(groups) if reaches[at] is None and group.kv_cache_spec.block_size == size]
-    return found[:1] and [found[0], *(at for at in range(len(groups)) if at != found[0])]
+    return []
 
 
 def _may_cut(scheduler: Any, level: Level) -> bool:
