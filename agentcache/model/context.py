@@ -15,6 +15,7 @@ class Context:
     `turns` holds the ids of its turns now queued or running: it is idle when that is empty. `idle_since` is the end
     of its last turn in seconds. `depth` counts finished turns. `opening` and `given` are the full blocks of its first
     prompt and of its last one, `seat` the owners of its last block: standing, chain and seat are the book's to change.
+    `held`: admission lets no turn of its job run at present.
     """
 
     id: str
@@ -27,6 +28,7 @@ class Context:
     opening: int = 0
     given: int = 0
     seat: Owners | None = field(default=None, repr=False)
+    held: bool = False
     turns: set[str] = field(default_factory=set)
 
 

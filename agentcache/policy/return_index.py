@@ -30,7 +30,7 @@ _DUE_S = 1.0
 """How soon a queued turn is taken to start: its blocks are about to be used."""
 
 _DUE_RATES = [1 / (_DUE_S + edge) for edge in EDGES[:-1]]
-"""By how long it has waited: as long again. Under admission most turns start at once, and some wait for long."""
+"""By how long it has waited: as long again. Under admission most turns start at once, and some are held for long."""
 
 AT_ONCE = 8
 """Contexts that are rated anew in one call because curves have changed: there may be thousands, and a step waits."""
@@ -288,7 +288,7 @@ class ReturnIndex:
             owner.arrived_at = None
         elif owner.arrived_at is None:
             owner.arrived_at = now
-        if owner.arrived_at is not None and self.reuse == "prefix":
+        if owner.arrived_at is not None and (self.reuse == "prefix" or context.held):
             owner.since, owner.rates = owner.arrived_at, _DUE_RATES
             self._grow_older(owner, bucket(now - owner.since))
             return

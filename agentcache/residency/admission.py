@@ -180,6 +180,10 @@ class WorkingSetAdmission:
         found = self._live.turns.get(turn)
         return found is None or found.job.name not in self.choice.held
 
+    def holds(self, job: str) -> bool:
+        """Whether turns of a job wait, as of the last choice."""
+        return job in self._held
+
     def rank(self, turn: str) -> tuple[float, ...]:
         """The place of a turn among those that may run; ties are the host's to break, first come first served."""
         found = self._live.turns.get(turn)

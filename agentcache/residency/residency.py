@@ -13,6 +13,7 @@ from agentcache.model import (
     ContextChanged,
     Decision,
     Event,
+    Hold,
     JobFinished,
     Key,
     Owners,
@@ -122,6 +123,7 @@ class Residency:
         self._turns[event.turn] = context
         if self.admission:
             self.admission.arrived(event.turn, context, event.keys, event.order_key, now)
+            context.held = self.admission.holds(context.job)
         if context.standing is Standing.ENDED:  # it was not the end
             self._stand(context, Standing.UNKNOWN, now)
         self._rewrite(context, event.keys, now)
@@ -254,7 +256,17 @@ class Residency:
 
     def admit(self, now: float) -> list[Decision]:
         """Apply the rule of admission; returns the jobs that joined or are held since it was last applied."""
-        return self.admission.decide(now) if self.admission else []
+        decisions = self.admission.decide(now) if self.admission else []
+        for decision in decisions:
+            for context in self.contexts.of_job(decision.job):
+                self._hold(context, isinstance(decision, Hold), now)
+        return decisions
+
+    def _hold(self, context: Context, held: bool, now: float) -> None:
+        """Turns of the context's job wait from now on, or may run; the policy hears of it."""
+        if context.held is not held:
+            context.held = held
+            self.policy.observe(ContextChanged(context), now)
 
     def may_run(self, turn: str) -> bool:
         """Whether admission lets a queued turn run, as of the last `admit`."""
@@ -371,6 +383,10 @@ class Residency:
         self.survival.check()
         if self.admission:
             self.admission.check()
+            if wrong := [
+                one.id for one in self.contexts if one.turns and one.held is not self.admission.holds(one.job)
+            ]:
+                raise CheckFailed(f"whether turns of contexts {wrong} are held is not as admission says")
         filed = [block for key in self._evictable for block in self._copies(key)]
         if len(filed) != len(self.policy):
             raise CheckFailed(f"{len(filed)} blocks are filed as evictable, the policy orders {len(self.policy)}")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from agentcache.cost import CostModel, CostProfile
-from agentcache.model import Block, Context, Key, Owners, Standing, Stop, TurnArrived, TurnFinished
+from agentcache.model import Block, Context, ContextChanged, Key, Owners, Standing, Stop, TurnArrived, TurnFinished
 from agentcache.policy.base import Reuse
 from agentcache.policy.return_index import ReturnIndex
 from agentcache.policy.survival import bucket
@@ -108,6 +108,20 @@ def test_ended_work_goes_first_and_a_shared_prompt_last() -> None:
     assert host.evict(4, 0.5) == ["z", "zz", "zzz", "zzzz"]
     assert {key[:3] for key in host.evict(4, 0.5)} == {"sys"}
     assert set(host.resident) == {"s", "sy", "sys"}
+
+
+def test_a_held_turn_is_due_as_late_as_it_has_waited_and_one_that_may_run_at_once() -> None:
+    host = Host()
+    teach(host, MIXED)
+    host.turn("abcd", 0.0, "queued")
+    host.residency.observe(TurnArrived("late", tuple("abcde"[: i + 1] for i in range(5)), "queued", "queued"), 0.0)
+    host.turn("wxyz", 800.0, "user", Stop.END_TURN)
+    context = host.residency.context_of("late")
+    assert context
+    for held, gone in ((False, "w"), (True, "a")):
+        context.held = held
+        host.policy.observe(ContextChanged(context), 900.0)
+        assert host.evict(1, 900.0) == [gone]
 
 
 def test_rewritten_history_is_demoted_not_dropped() -> None:

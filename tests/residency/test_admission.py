@@ -62,10 +62,12 @@ def test_the_third_job_waits_until_a_pause_outlasts_its_release() -> None:
     assert hold.job == "c"
     assert "needs 45 blocks, 90 of 100 are taken" in hold.reason
     assert core.may_run("a0") and not core.may_run("c0")
+    assert [context.held for context in core.contexts] == [False, False, True]
     core.observe(Scheduled("a0", 1, 0, 0, 0), 3.0)
     core.observe(TurnFinished("a0", chain("a", 45), Stop.TOOL_USE), 5.0)
     assert core.admit(14.9) == [], "a is expected back and keeps its place"
     assert core.admit(15.0) == [Join("c")]
+    assert not any(context.held for context in core.contexts)
     arrive(core, "a", "a1", 46, 16.0)
     assert [d.job for d in core.admit(16.0)] == ["a", "c"], "back in its place, before c"
     assert not core.may_run("c0")
