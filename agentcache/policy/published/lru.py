@@ -1,7 +1,7 @@
 """vLLM's own order: blocks leave in the order in which they became evictable, a context's tail before its head."""
 
 from collections import OrderedDict
-from collections.abc import Set
+from collections.abc import Iterator, Set
 from typing import ClassVar
 
 from agentcache.cost import CostModel
@@ -61,6 +61,9 @@ class Lru:
 
     def __contains__(self, block: object) -> bool:
         return block in self._order
+
+    def __iter__(self) -> Iterator[Block]:
+        return iter(self._order)
 
     def check(self) -> None:
         releases = [block.release for block in self._order]

@@ -132,8 +132,8 @@ def _policy(options: EngineOptions, level: Level, cost: CostModel, capacity: int
         order += f"{',' if ':' in order else ':'}reuse=prefix"
     else:
         if level is Level.ORDER:
-            logger.info("AgentCache: %s orders for reuse behind holes, which is not had here: lru does instead", order)
-        order = "lru"
+            logger.info("AgentCache: %s orders for reuse behind holes, not had here: lru-live does instead", order)
+        order = "lru-live"
     return make_online_policy(f"{layer}{plus}{order}", cost, capacity)
 
 

@@ -17,10 +17,10 @@ from agentcache.vllm_plugin.steps import attach
         ("return-index", "holes", (), "return-index", "holes"),
         ("return-index", "order", (), "return-index", "prefix"),
         ("ttl+return-index", "order", (), "ttl+return-index", "prefix"),
-        ("return-index", "order", (8,), "lru", "prefix"),
+        ("return-index", "order", (8,), "lru-live", "prefix"),
         ("return-index:reuse=prefix", "order", (8,), "return-index", "prefix"),
         ("return-index:reuse=prefix", "holes", (), "return-index", "prefix"),
-        ("asymcache", "order", (), "lru", "prefix"),
+        ("asymcache", "order", (), "lru-live", "prefix"),
     ],
 )
 def test_without_holes_an_order_is_taken_that_is_made_for_that(
