@@ -126,5 +126,14 @@ RECIPES: dict[str, dict[str, Any]] = {
     # Big enough that computing a prompt takes real time on two cores.
     "demo-llama": {"arch": "Llama", **_DEMO},
     "demo-gemma3": {"arch": "Gemma3Text", **_DEMO, **_SLIDING},
-    "demo-qwen3-next": {"arch": "Qwen3Next", **_DEMO, **_DELTA, "num_hidden_layers": 4},
+    "demo-qwen3-next": {
+        "arch": "Qwen3Next",
+        **_DEMO,
+        **_DELTA,
+        "num_hidden_layers": 4,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 2,
+        "moe_intermediate_size": 512,
+        "shared_expert_intermediate_size": 1536,
+    },
 }

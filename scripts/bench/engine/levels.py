@@ -3,8 +3,12 @@
     OMP_NUM_THREADS=1 python scripts/bench/engine/levels.py --out docs/results/levels.csv
 
 24 drawn jobs of eight turns, 12 open at once, with pauses of half a second in the mean; a pool of a third of what the
-open contexts' return would need. A model with sliding windows, one with gated delta nets and a Llama; each seed runs
-all three contenders one after the other, in a process each, and their ratio is taken within the seed.
+open contexts take, counted as admission counts it at `order`; steps of 128 tokens, a sixth of a context. A model with
+sliding windows, one with gated delta nets and a Llama; each seed runs all three contenders one after the other, in a
+process each, and their ratio is taken within the seed.
+
+Latencies are seconds of the engine's processor time and of the pauses while it idles, which are skipped: what else the
+machine does does not count.
 """
 
 import argparse
@@ -14,6 +18,8 @@ import random
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -23,9 +29,8 @@ from agentcache.vllm_plugin.launch.cpu_env import prepare
 from agentcache_workloads.replay.accounts.provenance import commit, describe_host
 
 CONTENDERS = ("stock", "admit", "order")
-MODELS = {"demo-gemma3": "float32", "demo-qwen3-next": "bfloat16", "demo-llama": "float32"}
-BLOCK, WINDOW, MAX_LEN, LIVE_POOL = 32, 128, 1536, 3.0
-JOBS, TURNS, SLOTS, PAUSE_S = 24, 8, 12, 0.5
+WINDOW, MAX_LEN, LIVE_POOL = 128, 1536, 3.0
+JOBS, TURNS, SLOTS, PAUSE_S, STEP = 24, 8, 12, 0.5, 128
 
 Turn = tuple[list[int], float]
 
@@ -47,14 +52,44 @@ def jobs(seed: int) -> list[list[Turn]]:
     return made
 
 
-GROUPS = {"demo-gemma3": (1, 5, 0), "demo-qwen3-next": (1, 0, 3), "demo-llama": (1, 0, 0)}
-"""KV groups of full attention, of sliding windows and of states."""
+@dataclass(frozen=True)
+class Model:
+    """A model's type of weights, tokens of a block, and KV groups of full attention, of windows and of states.
+
+    A page of a model with states is at least a state.
+    """
+
+    dtype: str = "float32"
+    block_tokens: int = 32
+    full: int = 1
+    windows: int = 0
+    states: int = 0
+
+    def return_blocks(self, tokens: int) -> int:
+        """Blocks of all groups that a context takes of a pool, so that a return finds it and the reply has room."""
+        window = 2 * ceil((WINDOW - 1) / self.block_tokens) + 1  # that of the prompt's end, and the running one
+        return self.full * (tokens // self.block_tokens) + self.windows * window + self.states * 4
 
 
-def return_blocks(model: str, tokens: int) -> int:
-    """Blocks of all groups that a context must find for its return to compute nothing again."""
-    full, sliding, states = GROUPS[model]
-    return full * (tokens // BLOCK) + sliding * (WINDOW // BLOCK + 1) + states
+MODELS = {
+    "demo-gemma3": Model(windows=5),
+    "demo-qwen3-next": Model("bfloat16", 64, states=3),
+    "demo-llama": Model(),
+}
+
+
+class Clock:
+    """`time.monotonic` of the process that serves: its processor time, and what it would have slept."""
+
+    def __init__(self) -> None:
+        self._slept = 0.0
+        time.monotonic = self.now
+
+    def now(self) -> float:
+        return time.process_time() + self._slept
+
+    def sleep(self, seconds: float) -> None:
+        self._slept += max(0.0, seconds)
 
 
 def start(model: str, contender: str, blocks: int) -> Any:
@@ -67,11 +102,11 @@ def start(model: str, contender: str, blocks: int) -> Any:
     return LLMEngine.from_engine_args(
         EngineArgs(
             model_dir(model),
-            dtype=MODELS[model],
+            dtype=MODELS[model].dtype,
             max_model_len=MAX_LEN,
-            block_size=BLOCK,
+            block_size=MODELS[model].block_tokens,
             num_gpu_blocks_override=blocks,
-            max_num_batched_tokens=512,
+            max_num_batched_tokens=STEP,
             max_num_seqs=16,
             enforce_eager=True,
             enable_prefix_caching=True,
@@ -81,7 +116,7 @@ def start(model: str, contender: str, blocks: int) -> Any:
     )
 
 
-def play(engine: Any, made: list[list[Turn]]) -> dict[str, Any]:
+def play(engine: Any, made: list[list[Turn]], clock: Clock) -> dict[str, Any]:
     """The closed loop of `SLOTS` jobs; latencies in seconds."""
     from vllm import SamplingParams
 
@@ -94,13 +129,13 @@ def play(engine: Any, made: list[list[Turn]]) -> dict[str, Any]:
 
     def open_job() -> None:
         if (job := len(begun)) < len(made):
-            begun[job] = time.monotonic()
+            begun[job] = clock.now()
             heapq.heappush(ready, (begun[job], job, 0))
 
     for _ in range(SLOTS):
         open_job()
     while len(took) < len(made):
-        while ready and ready[0][0] <= time.monotonic():
+        while ready and ready[0][0] <= clock.now():
             _, job, turn = heapq.heappop(ready)
             last = turn == len(made[job]) - 1
             params = SamplingParams(
@@ -113,16 +148,16 @@ def play(engine: Any, made: list[list[Turn]]) -> dict[str, Any]:
             )
             engine.add_request(f"{job}-{turn}", {"prompt_token_ids": made[job][turn][0]}, params)
         if not engine.has_unfinished_requests():
-            time.sleep(max(0.0, min(0.02, ready[0][0] - time.monotonic())))
+            clock.sleep(ready[0][0] - clock.now())
             continue
         for output in engine.step():
             job, turn = map(int, output.request_id.split("-"))
             prompt_tokens += len(made[job][turn][0])
             cached_tokens += output.num_cached_tokens or 0
             if turn + 1 < len(made[job]):
-                heapq.heappush(ready, (time.monotonic() + made[job][turn][1], job, turn + 1))
+                heapq.heappush(ready, (clock.now() + made[job][turn][1], job, turn + 1))
             else:
-                took[job] = time.monotonic() - begun[job]
+                took[job] = clock.now() - begun[job]
                 open_job()
     ordered = sorted(took.values())
     return {
@@ -137,15 +172,18 @@ def play(engine: Any, made: list[list[Turn]]) -> dict[str, Any]:
 def serve(model: str, contender: str, seed: int) -> dict[str, Any]:
     """One row, in this process."""
     prepare(threads=1)
+    clock = Clock()
     from agentcache.vllm_plugin.lab.look_inside import LookInside
 
     made = jobs(seed)
-    blocks = int(SLOTS * fmean(return_blocks(model, len(prompt)) for turns in made for prompt, _ in turns) / LIVE_POOL)
+    live = SLOTS * fmean(MODELS[model].return_blocks(len(prompt)) for turns in made for prompt, _ in turns)
+    blocks = int(live / LIVE_POOL)
     engine = start(model, contender, blocks + 1)
     view = LookInside(engine)
     level = str(view.host.level) if view.host else "stock"
     assert level == contender, f"the engine runs at {level}"
-    row = {"blocks": blocks, "block_tokens": view.scheduler.block_size, **play(engine, made)}
+    assert view.scheduler.block_size == MODELS[model].block_tokens
+    row = {"blocks": blocks, "block_tokens": view.scheduler.block_size, **play(engine, made, clock)}
     view.check()
     return row
 
