@@ -49,6 +49,7 @@ WINGS: dict[str, tuple[set[str], ...]] = {
         {"base"},
         {"guard", "leased"},
         {"return_index", "ttl", "published", "admission"},
+        {"lru_live"},
         {"registry"},
     ),
     "agentcache.vllm_plugin": (
