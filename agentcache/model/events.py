@@ -42,6 +42,7 @@ class TurnScheduled:
     """A turn got its blocks: `cached` of its `tokens` were resident, `after_hole` of those behind a hole.
 
     `gaps` are the token ranges [p, e) that it has to compute, the trailing one included; empty if the host cannot say.
+    Of what is cached, `loaded` tokens come from a tier below.
     """
 
     turn: str
@@ -50,6 +51,7 @@ class TurnScheduled:
     after_hole: int
     holes: int
     gaps: tuple[tuple[int, int], ...] = ()
+    loaded: int = 0
 
 
 @dataclass(frozen=True, slots=True)

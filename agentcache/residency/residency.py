@@ -33,6 +33,7 @@ from agentcache.policy.base import FollowsSurvival, Policy, Retains, offer_all, 
 from agentcache.policy.survival import Survival
 from agentcache.residency.admission import WorkingSetAdmission
 from agentcache.residency.contexts import ContextBook
+from agentcache.residency.tier import Tier
 
 _PASSING = (Standing.SUPERSEDED, Standing.ENDED)
 """How blocks stand whose owners may be forgotten with them."""
@@ -47,6 +48,9 @@ class Residency:
     then cost residency, never more: what makes no sense is counted in `ignored_events`. *Block traffic* (`release`,
     `acquire`, `forget`, `victims`) says which blocks are evictable, and must be right. `now` is seconds on one
     monotonic clock. `footing` is what contexts take of the `capacity_blocks`, as far as admission counts.
+
+    With a `tier` below, blocks are in memory while either level has them: the same contexts own them in both, and each
+    level has its own policy, which hears of the same events.
     """
 
     def __init__(
@@ -56,14 +60,20 @@ class Residency:
         max_contexts: int = 4096,
         admission: WorkingSetConfig | None = None,
         footing: Footing = ONE_GROUP,
+        tier: Tier | None = None,
     ) -> None:
         self.policy = policy
         self.capacity_blocks = capacity_blocks
-        # A context that fell out of memory long ago costs only bookkeeping: chains may be 16 times the pool.
-        self.contexts = ContextBook(max_contexts, max_keys=16 * capacity_blocks)
+        self.tier = tier
+        # A context that fell out of memory long ago costs only bookkeeping: chains may be 16 times what memory holds.
+        held_blocks = capacity_blocks + (tier.capacity_blocks if tier else 0)
+        self.contexts = ContextBook(max_contexts, max_keys=16 * held_blocks)
         self.survival = Survival()
-        if isinstance(policy, FollowsSurvival):
-            policy.follow(self.survival)
+        for one in (policy, tier.policy) if tier else (policy,):
+            if isinstance(one, FollowsSurvival):
+                one.follow(self.survival)
+        if tier:
+            tier.owned, tier.on_gone = self.contexts.owned, self._forget
         self.admission: WorkingSetAdmission | None = None
         if admission:
             self.admission = WorkingSetAdmission(admission, capacity_blocks, self.contexts, self.survival, footing)
@@ -102,15 +112,23 @@ class Residency:
                     self.admission.preempted(turn, now)
             case JobFinished(job):
                 decisions = self._ended(job, now)
-            case BlocksStored(keys) if self.admission:
-                self.admission.stored(keys)
+            case BlocksStored(keys):
+                if self.admission:
+                    self.admission.stored(keys)
+                if self.tier:
+                    self.tier.rise(keys, now)
             case PoolResized(blocks):
                 self.capacity_blocks = blocks
                 if self.admission:
                     self.admission.resized(blocks)
-        self.policy.observe(event, now)
+        self._tell(event, now)
         self._purge(now)
         return decisions
+
+    def _tell(self, event: Event, now: float) -> None:
+        self.policy.observe(event, now)
+        if self.tier:
+            self.tier.observe(event, now)
 
     def _arrived(self, event: TurnArrived, now: float) -> None:
         if event.turn in self._turns:
@@ -127,7 +145,7 @@ class Residency:
         if context.standing is Standing.ENDED:  # it was not the end
             self._stand(context, Standing.UNKNOWN, now)
         self._rewrite(context, event.keys, now)
-        self.policy.observe(ContextChanged(context), now)
+        self._tell(ContextChanged(context), now)
 
     def _rewrite(self, context: Context, keys: tuple[Key, ...], now: float) -> None:
         """A turn shows the context's chain; what it no longer contains is superseded, and demoted."""
@@ -136,16 +154,16 @@ class Residency:
         kept = before - len(dropped)
         for remnant in revived:
             self.survival.returned(remnant, now)
-            self.policy.observe(ContextChanged(remnant, gone=True), now)
+            self._tell(ContextChanged(remnant, gone=True), now)
         self._leave(dropped, Standing.SUPERSEDED, context.idle_since, now)
         self._restand((*dropped, *keys), now, range(len(dropped), len(dropped) + kept))
 
     def _leave(self, keys: Iterable[Key], standing: Standing, idle_since: float, now: float) -> None:
-        in_memory = (key for key in keys if key in self._evictable)
+        in_memory = (key for key in keys if self._is_held(key))
         if remnant := self.contexts.leave(in_memory, standing, idle_since):
             if standing is Standing.SUPERSEDED:
                 self.survival.paused(remnant, idle_since)
-            self.policy.observe(ContextChanged(remnant), now)
+            self._tell(ContextChanged(remnant), now)
 
     def _finished(self, event: TurnFinished, now: float) -> list[Decision]:
         context = self._closed(event.turn, now, len(event.keys))
@@ -171,7 +189,7 @@ class Residency:
             self.survival.ended(context)
         elif not context.turns:
             self.survival.paused(context, now)
-        self.policy.observe(ContextChanged(context), now)
+        self._tell(ContextChanged(context), now)
 
     def _closed(self, turn: str, now: float, final_blocks: int | None = None) -> Context | None:
         context = self._turns.pop(turn, None)
@@ -211,7 +229,7 @@ class Residency:
             return False
         own = context.seat.keys if context.seat is not None and len(context.seat) == 1 else ()
         # From both ends at once: policies evict a chain from its head or from its tail.
-        return not any(key in self._evictable for ends in zip(own, reversed(own), strict=True) for key in ends)
+        return not any(self._is_held(key) for ends in zip(own, reversed(own), strict=True) for key in ends)
 
     def _close(self, context: Context, now: float) -> None:
         for turn in context.turns:
@@ -225,7 +243,7 @@ class Residency:
         if context.standing is Standing.ENDED:
             self._leave(context.chain, Standing.ENDED, context.idle_since, now)
         self._restand(context.chain, now)
-        self.policy.observe(ContextChanged(context, gone=True), now)
+        self._tell(ContextChanged(context, gone=True), now)
 
     def _stand(self, context: Context, standing: Standing, now: float) -> None:
         self.contexts.stand(context, standing)
@@ -236,6 +254,8 @@ class Residency:
 
         Those of the keys at `kept` are of the same contexts as before.
         """
+        if self.tier:
+            self.tier.restand(keys, now, kept)
         before: Owners | None = None
         standing = Standing.UNKNOWN
         changed = []
@@ -314,6 +334,8 @@ class Residency:
         for block in blocks:
             self.policy.forget(block)
             self._gone([block], block.released_at)
+            if self.tier:
+                self.tier.fall([block.key], block.released_at)
 
     def withdrawn(self, keys: Iterable[Key]) -> None:
         """Blocks that are not evictable, for they are in use, no longer bear these keys."""
@@ -333,12 +355,20 @@ class Residency:
         self._take_out(blocks)
         if self.admission:
             self.admission.evicted(block.key for block in blocks)
+        self._forget(blocks, now)
+
+    def _is_held(self, key: Key) -> bool:
+        """Whether a block is evictable, or below."""
+        return key in self._evictable or (self.tier is not None and key in self.tier)
+
+    def _forget(self, blocks: Iterable[Block], now: float) -> None:
+        """These are gone from a level: with the last of its blocks in either one a remnant is forgotten."""
         for block in blocks:
-            if block.standing not in _PASSING or block.key in self._evictable:
+            if block.standing not in _PASSING or self._is_held(block.key):
                 continue
             if remnant := self.contexts.forget_key(block.key):
                 self.survival.lost(remnant, now)
-                self.policy.observe(ContextChanged(remnant, gone=True), now)
+                self._tell(ContextChanged(remnant, gone=True), now)
             if block.standing is Standing.ENDED:  # who goes on behind loses blocks of its own first, or has none
                 self._draining.update(self.contexts.owners(block.key).seated)
 
@@ -390,6 +420,8 @@ class Residency:
         filed = [block for key in self._evictable for block in self._copies(key)]
         if len(filed) != len(self.policy):
             raise CheckFailed(f"{len(filed)} blocks are filed as evictable, the policy orders {len(self.policy)}")
+        if self.tier:
+            self.tier.check()
         if len(filed) > self.capacity_blocks:
             raise CheckFailed(f"{len(filed)} evictable blocks > capacity {self.capacity_blocks}")
         if not self._twins.keys() <= self._evictable.keys():
