@@ -8,12 +8,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from agentcache.cost import CostModel
+from agentcache.cost.loads import LoadPrice, TieredCost
 from agentcache.errors import InputError
 from agentcache.model import Block, Key, Stop, TurnArrived, TurnFinished, TurnScheduled
 from agentcache.policy import make_policy
-from agentcache.policy.base import Foresees
+from agentcache.policy.base import Foresees, Policy
 from agentcache.policy.published.belady import uses_of
 from agentcache.residency import Residency
+from agentcache.residency.tier import Tier
 from agentcache.sim.pool import Pool
 
 
@@ -39,7 +41,8 @@ class TurnRow:
 
     `prompt_blocks` could be reused (all full blocks but the one of the last token), `hits` were, `hits_after_hole` of
     them behind a missing block. `missing_runs` counts what had to be computed, the trailing run included. `paid_s`
-    and `saved_s` are seconds of prefill by the cost model. `overflow_blocks` did not fit into the pool.
+    and `saved_s` are seconds of prefill by the cost model. `overflow_blocks` did not fit into the pool. Of the hits,
+    `loaded` blocks came from the tier, in `load_s` seconds.
     """
 
     turn: str
@@ -50,6 +53,8 @@ class TurnRow:
     paid_s: float
     saved_s: float
     overflow_blocks: int
+    loaded: int = 0
+    load_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,23 +86,55 @@ class FixedRun:
         return sum(row.paid_s for row in self.rows)
 
     @property
+    def loaded(self) -> int:
+        return sum(row.loaded for row in self.rows)
+
+    @property
+    def load_s(self) -> float:
+        return sum(row.load_s for row in self.rows)
+
+    @property
     def saved_fraction(self) -> float:
         """1 - prefill seconds paid / paid with nothing resident; c0 and c_seg are in as far as the profile has them."""
         return 1 - self.paid_s / total if (total := sum(row.paid_s + row.saved_s for row in self.rows)) else 0.0
 
 
-def run_fixed(turns: Iterable[Turn], policy: str, cost: CostModel, capacity_blocks: int) -> FixedRun:
+@dataclass(frozen=True, slots=True)
+class TierSpec:
+    """A tier of `capacity_blocks` blocks under the policy of this spec, from which loads have this price.
+
+    `through`: blocks are copied down as turns end, else as they leave the pool.
+    """
+
+    policy: str
+    capacity_blocks: int
+    price: LoadPrice
+    through: bool = False
+
+
+def run_fixed(
+    turns: Iterable[Turn], policy: str, cost: CostModel, capacity_blocks: int, below: TierSpec | None = None
+) -> FixedRun:
     """Run turns at their times against a fresh pool of `capacity_blocks` blocks under a policy's spec.
 
-    `vllm-lru` is stock vLLM's order, which is our `lru`. Raises `ConfigError` for a bad spec, `InputError` for a turn
-    that ends before it starts or has fewer keys than full prompt blocks.
+    `vllm-lru` is stock vLLM's order, which is our `lru`. From a tier `below` is loaded what is sooner there. Raises
+    `ConfigError` for a bad spec, `InputError` for a turn that ends before it starts or has fewer keys than full prompt
+    blocks.
     """
-    spec = "lru" if policy == "vllm-lru" else policy
     turns = list(turns)
-    chosen = make_policy(spec, cost, capacity_blocks)
-    if "future" in chosen.needs and isinstance(chosen, Foresees):
-        chosen.foresee("future", uses_of((turn.start_s, turn.keys) for turn in turns))
-    schedule = _Schedule(Pool(Residency(chosen, capacity_blocks)), cost)
+
+    def made(spec: str, blocks: int, cost: CostModel) -> Policy:
+        chosen = make_policy("lru" if spec == "vllm-lru" else spec, cost, blocks)
+        if "future" in chosen.needs and isinstance(chosen, Foresees):
+            chosen.foresee("future", uses_of((turn.start_s, turn.keys) for turn in turns))
+        return chosen
+
+    tier = None
+    if below:
+        tier = Tier(made(below.policy, below.capacity_blocks, cost), below.capacity_blocks, below.through)
+    over = TieredCost(cost.profile, cost.block_size, below.price) if below else cost
+    pool = Pool(Residency(made(policy, capacity_blocks, over), capacity_blocks, tier=tier))
+    schedule = _Schedule(pool, cost, below.price if below else None)
     if len({turn.id for turn in turns}) < len(turns):
         raise InputError("two turns have the same id, expected one each; not run")
     moments = []
@@ -122,8 +159,9 @@ def run_fixed(turns: Iterable[Turn], policy: str, cost: CostModel, capacity_bloc
 class _Schedule:
     """The host of a fixed schedule: starts and ends turns on a pool."""
 
-    def __init__(self, pool: Pool, cost: CostModel) -> None:
+    def __init__(self, pool: Pool, cost: CostModel, price: LoadPrice | None) -> None:
         self.pool = pool
+        self._price = price
         self.rows: dict[str, TurnRow] = {}
         self._cost = cost
         self._holds: dict[str, list[Block]] = {}  # the blocks of running turns, by index
@@ -140,6 +178,10 @@ class _Schedule:
             found = found[:first_miss]
         hits = {index: block for index, block in enumerate(found) if block is not None}
         self.pool.acquire(list(hits.values()), now)
+        loaded = self._load(turn, [index for index in range(limit) if index not in hits], now)
+        if loaded:
+            hits = dict(sorted((hits | {block.index: block for block in loaded}).items()))
+            first_miss = next((index for index in range(limit) if index not in hits), limit)
         missing = [(index, turn.keys[index]) for index in range(full_blocks) if index not in hits]
         stored = self.pool.store(missing, now)
         self._holds[turn.id] = sorted((*hits.values(), *stored), key=lambda block: block.index)
@@ -157,13 +199,36 @@ class _Schedule:
             paid_s=paid,
             saved_s=nothing_resident - paid,
             overflow_blocks=len(missing) - len(stored),
+            loaded=len(loaded),
+            load_s=self._price.seconds(len(loaded)) if self._price else 0.0,
         )
         self.pool.residency.observe(
             TurnScheduled(
-                turn.id, turn.prompt_tokens, len(hits) * size, after_hole * size, len(segments) - 1, tuple(segments)
+                turn.id,
+                turn.prompt_tokens,
+                len(hits) * size,
+                after_hole * size,
+                len(segments) - 1,
+                tuple(segments),
+                len(loaded) * size,
             ),
             now,
         )
+
+    def _load(self, turn: Turn, missing: Sequence[int], now: float) -> list[Block]:
+        """Blocks that are in place at once: what is sooner loaded than computed, as far as there is room."""
+        residency = self.pool.residency
+        if not (residency.tier and self._price):
+            return []
+        places = [(index, turn.keys[index]) for index in missing]
+        split = residency.tier.split(places, residency.policy.reuse, self._cost, self._price)
+        chosen = {index for start, end in split.loaded for index in range(start, end)}
+        read = residency.tier.find(turn.keys[index] for index in sorted(chosen))
+        pinned = [block for block in read if block][: self.pool.free_blocks]
+        residency.tier.pin(pinned, now)
+        stored = self.pool.store([(block.index, block.key) for block in pinned], now)
+        residency.tier.unpin(pinned, now)
+        return stored
 
     def end(self, turn: Turn, now: float) -> None:
         full_blocks = turn.prompt_tokens // self._cost.block_size

@@ -63,6 +63,16 @@ class Pool:
                 del references[block]
                 last.append(block)
         self.residency.release(last, now)
+        if self.residency.tier and self.residency.tier.through:
+            self._copy_through(last, now)
+
+    def _copy_through(self, blocks: Sequence[Block], now: float) -> None:
+        """Copy down what a turn gives back, tail first; a copy is whole at once. Room goes to the head first."""
+        tier = self.residency.tier
+        assert tier
+        new = tier.write([(block.index, block.key) for block in reversed(blocks)], now)
+        tier.written(new[::-1], now)
+        tier.use([block.key for block in blocks], now)
 
     def idle(self, blocks: Iterable[Block]) -> int:
         """How many of these resident blocks nothing references."""
@@ -88,6 +98,8 @@ class Pool:
         assert victims is not None, f"{need} victims asked of {len(self.residency)} evictable blocks"
         for block in victims:
             self._discard(block)
+        if (tier := self.residency.tier) and not tier.through:
+            tier.written([place for _, place in reversed(tier.sink(victims, now))], now)
         self._empty.extend(reversed(victims))
         self.residency.observe(BlocksEvicted(tuple(block.key for block in victims)), now)
 

@@ -24,6 +24,7 @@ from agentcache.model import (
 )
 from agentcache.policy.chunking import Chunking, Decodes
 from agentcache.residency import Residency
+from agentcache.sim.link import Link
 from agentcache.sim.pool import Pool
 
 IDLE_STEP_S = 1e-3
@@ -58,7 +59,8 @@ class Running:
 
     `gaps` are the token ranges that are still to be computed of the prompt (and, after a preemption, of the output so
     far); `done` output tokens have been sampled. The first `reach` blocks are held, and those behind that were found.
-    `paid_s` and `saved_s` are seconds of prefill by the cost model.
+    `paid_s` and `saved_s` are seconds of prefill by the cost model. What is `loading` from the tier is in place at
+    `ready_s`: until then only what stands before token `loading_from` can be computed.
     """
 
     call: Call
@@ -77,6 +79,11 @@ class Running:
     preemptions: int = 0
     paid_s: float = 0.0
     saved_s: float = 0.0
+    loading: list[Block] = field(default_factory=list)  # the tier's
+    loading_from: int = 0
+    ready_s: float = 0.0
+    loaded_tokens: int = 0
+    load_s: float = 0.0  # until all that it loads was in place
 
     @property
     def tokens(self) -> int:
@@ -95,8 +102,10 @@ class Engine:
         max_seqs: int = 256,
         chunking: Chunking | None = None,
         max_segments: int = MAX_SEGMENTS,
+        link: Link | None = None,
     ) -> None:
         self.residency = residency
+        self.link = link
         self.pool = Pool(residency)
         self.waiting: list[Running] = []
         self.running: list[Running] = []
@@ -110,6 +119,8 @@ class Engine:
         self._holes = residency.policy.reuse == "holes"
         self._version = -1
         self._complete: list[Running] = []  # calls whose prompt is complete with this step
+        self._written = 0  # blocks that were copied down before this step
+        self._arriving: dict[Block, float] = {}  # blocks of the device that are being loaded, and until when
 
     @property
     def busy(self) -> bool:
@@ -140,6 +151,9 @@ class Engine:
         """
         self.residency.admit(now)
         self._sort()
+        if self._arriving:
+            self._arrive(now)
+            until = min([until, *self._arriving.values()])
         self._complete = []
         preempted = self.preemptions
         intact = self._make_room(now)
@@ -150,13 +164,16 @@ class Engine:
             decodes = [entry for entry in self.running if entry in decodes]
             context_tokens = sum(entry.tokens for entry in decodes)
         if not decodes and not prefill_tokens:
+            if end is None and self._arriving:  # nothing but loads is under way
+                return min([until, *self._arriving.values()]), []
             if self.waiting:
                 self.residency.stalled()
                 return end or now + max(self._cost.profile.floor, IDLE_STEP_S), []
             return now, []
         count = 1 if prefill_tokens or end is not None else self._stretch(decodes, context_tokens, now, until)
         if end is None:
-            end = now + self._seconds(len(decodes), context_tokens, prefill_tokens, pairs, segments, count)
+            seconds = self._seconds(len(decodes), context_tokens, prefill_tokens, pairs, segments, count)
+            end = now + max(seconds, self._down_s())
         self.steps += count
         return end, self._sample(decodes, count, end)
 
@@ -209,10 +226,22 @@ class Engine:
             index for start, end in entry.gaps for index in range(start // size, min(-(-end // size), entry.reach))
         }
         missing.update(range(min(full_blocks, len(keys)), entry.reach))
+        if self._arriving:
+            coming = {index: block for index, block in entry.blocks.items() if self._arriving.get(block, now) > now}
+            missing.update(coming)
+        if entry.loading:
+            self._unpin(entry, now)
         indices = sorted(entry.blocks, reverse=True)
-        self.pool.drop([entry.blocks[index] for index in indices if index in missing])
+        dropped = [entry.blocks[index] for index in indices if index in missing]
+        self.pool.drop(dropped)
+        if self.residency.tier:
+            self.residency.tier.fall([block.key for block in dropped], now)
         self.pool.release([entry.blocks[index] for index in indices if index not in missing], now)
-        entry.blocks, entry.reach = {}, 0
+        if self._arriving:  # what is still wanted comes to the others who found it
+            for block in coming.values():
+                if self.pool.idle([block]):
+                    del self._arriving[block]
+        entry.blocks, entry.reach, entry.ready_s = {}, 0, 0.0
 
     # Work
 
@@ -225,7 +254,7 @@ class Engine:
 
         def take(entry: Running) -> bool:
             nonlocal pairs, tokens, segments
-            chunk = step.take(list(islice(entry.gaps, self._max_segments)), 0)
+            chunk = step.take(list(islice(self._open_gaps(entry, now), self._max_segments)), 0)
             if chunk and not self._ensure(entry, _frontier(entry.gaps, chunk), now):
                 return False
             for start, end in _spend(entry.gaps, chunk):
@@ -268,6 +297,11 @@ class Engine:
             return False
         self.pool.acquire(list(hits.values()), now)
         entry.blocks = hits
+        loaded = 0
+        if self.link:
+            loaded = self._load(entry, limit, now)
+            hits = entry.blocks
+            first_miss = next((index for index in range(limit) if index not in hits), limit)
         gaps = _gaps(hits, tokens, size)
         entry.gaps = deque(gaps)
         if entry.scheduled_s is None:
@@ -277,12 +311,64 @@ class Engine:
             entry.holes = len(gaps) - 1
             entry.paid_s = self._cost.segments_seconds(gaps, len(hits) * size)
             entry.saved_s = self._cost.segments_seconds([(0, tokens)]) - entry.paid_s
+            entry.loaded_tokens = loaded
         if self.residency.admission:
             entry.held_s = self.residency.admission.held_s(call.id, now)
         cached = len(hits) * size
         after = entry.cached_after_hole
-        self.residency.observe(TurnScheduled(call.id, tokens, cached, after, len(gaps) - 1, tuple(gaps)), now)
+        told = TurnScheduled(call.id, tokens, cached, after, len(gaps) - 1, tuple(gaps), loaded)
+        self.residency.observe(told, now)
         return True
+
+    # Loads
+
+    def _load(self, entry: Running, limit: int, now: float) -> int:
+        """Have those of its missing blocks loaded that are sooner there than computed; returns how many tokens."""
+        tier, link, keys = self.residency.tier, self.link, entry.call.keys
+        assert tier and link
+        missing = [(index, keys[index]) for index in range(limit) if index not in entry.blocks]
+        reuse = self.residency.policy.reuse
+        loaded = tier.split(missing, reuse, self._cost, link.price, link.wait_s(now)).loaded
+        indices = [index for start, end in loaded for index in range(start, end)]
+        coming = [(self._arriving[block], index) for index, block in entry.blocks.items() if block in self._arriving]
+        if indices:
+            entry.loading = [block for block in tier.find(keys[index] for index in indices) if block]
+            tier.pin(entry.loading, now)
+            ready_s = link.load(len(indices), now)
+            stored = self.pool.store([(index, keys[index]) for index in indices], now)
+            self._arriving.update(dict.fromkeys(stored, ready_s))
+            entry.blocks = dict(sorted((*entry.blocks.items(), *zip(indices, stored, strict=True))))
+            coming += [(ready_s, index) for index in indices]
+        if coming:
+            entry.ready_s = max(ready_s for ready_s, _ in coming)
+            entry.loading_from = min(index for _, index in coming) * self._cost.block_size
+            entry.load_s += entry.ready_s - now
+        return len(indices) * self._cost.block_size
+
+    def _down_s(self) -> float:
+        """How long it takes to copy down what left the device since the last step: it is taken out one step ahead."""
+        if self.link is None or self.residency.tier is None or self.residency.tier.through:
+            return 0.0
+        written, self._written = self._written, self.residency.tier.written_blocks
+        return self.link.price.seconds(self._written - written)
+
+    def _open_gaps(self, entry: Running, now: float) -> list[tuple[int, int]] | deque[tuple[int, int]]:
+        """What of its gaps can be computed now."""
+        if now >= entry.ready_s:
+            return entry.gaps
+        return [gap for gap in entry.gaps if gap[1] <= entry.loading_from]
+
+    def _arrive(self, now: float) -> None:
+        """Loads that are over are in place."""
+        for entry in self.running:
+            if entry.loading and entry.ready_s <= now:
+                self._unpin(entry, now)
+        self._arriving = {block: ready_s for block, ready_s in self._arriving.items() if ready_s > now}
+
+    def _unpin(self, entry: Running, now: float) -> None:
+        assert self.residency.tier
+        self.residency.tier.unpin(entry.loading, now, loaded=entry.ready_s <= now)
+        entry.loading = []
 
     # Time
 
@@ -342,6 +428,10 @@ class Engine:
             raise CheckFailed(f"{self.pool.free_blocks} free + {len(held)} held blocks != {self.pool.capacity_blocks}")
         if any(entry.blocks for entry in self.waiting):
             raise CheckFailed("a waiting call holds blocks")
+        if idle := self.pool.idle(self._arriving):
+            raise CheckFailed(f"{idle} blocks are being loaded for nobody")
+        if any(entry.loading for entry in self.waiting):
+            raise CheckFailed("a waiting call has blocks of the tier loaded")
 
 
 def _gaps(hits: dict[int, Block], tokens: int, size: int) -> list[tuple[int, int]]:

@@ -5,10 +5,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentcache.cost import CostModel, CostProfile
+from agentcache.cost.loads import LoadPrice
 from agentcache.errors import ConfigError, InputError
 from agentcache.model import Key, Stop
 from agentcache.policy import layers, names
 from agentcache.sim import FixedRun, Turn, run_fixed
+from agentcache.sim.fixed import TierSpec
 
 COST = CostModel(CostProfile(c_lin=1e-3, c_att=1e-6, c0=0.5, c_seg=0.1), 10)
 
@@ -56,6 +58,22 @@ def test_stock_is_our_lru() -> None:
     stock, ours = (run_fixed(two_contexts(), policy, COST, 6) for policy in ("vllm-lru", "lru"))
     assert stock.policy == "vllm-lru"
     assert stock.rows == ours.rows
+
+
+@pytest.mark.parametrize("policy", ["lru", "lru-holes"])
+def test_what_left_the_pool_is_loaded_from_the_tier(policy: str) -> None:
+    run = run_fixed(two_contexts(), policy, COST, 6, TierSpec("lru", 8, LoadPrice(1e-3, 1e-3)))
+    last = run.rows[2]
+    assert (last.hits, last.hits_after_hole, last.missing_runs, last.loaded) == (5, 0, 1, 2)
+    assert last.load_s == pytest.approx(3e-3)
+    assert last.paid_s == pytest.approx(0.5 + 5e-3 + (55**2 - 50**2) * 1e-6)
+    assert (run.loaded, run.load_s) == (2, last.load_s)
+    slow = run_fixed(two_contexts(), policy, COST, 6, TierSpec("lru", 8, LoadPrice(9.0)))
+    assert slow.rows == run_fixed(two_contexts(), policy, COST, 6).rows
+    small = run_fixed(two_contexts(), policy, COST, 6, TierSpec("lru", 1, LoadPrice(1e-3)))
+    assert small.loaded == 1, "of what leaves, the block nearest to the head"
+    through = run_fixed(two_contexts(), policy, COST, 6, TierSpec("lru", 1, LoadPrice(1e-3), through=True))
+    assert through.loaded == 0, "the last turn's own head has taken the only place"
 
 
 def test_an_ended_job_goes_first_under_asymcache() -> None:

@@ -7,12 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentcache.cost import CostModel, CostProfile
+from agentcache.cost.loads import LoadPrice
 from agentcache.errors import InputError
 from agentcache.model import Stop
 from agentcache.policy import make_policy
 from agentcache.policy.admission.names import parse_admission
 from agentcache.policy.chunking import Chunking
 from agentcache.residency import Residency
+from agentcache.residency.tier import Tier
+from agentcache.sim.link import Link
 from agentcache.sim.queueing import Call, Engine, Running
 
 SIZE = 16
@@ -25,11 +28,17 @@ def engine(
     admission: str = "fcfs",
     profile: CostProfile = PLAIN,
     kind: type[Engine] = Engine,
+    below: tuple[str, int, float] | None = None,
+    through: bool = True,
     **options: object,
 ) -> Engine:
+    """`below`: a tier's policy and blocks, and the seconds of loading one."""
     cost = CostModel(profile, SIZE)
-    residency = Residency(make_policy(policy, cost, blocks), blocks, admission=parse_admission(admission))
-    return kind(residency, cost, **options)  # type: ignore[arg-type]
+    tier, link = None, None
+    if below:
+        tier, link = Tier(make_policy(below[0], cost, below[1]), below[1], through), Link(LoadPrice(below[2]))
+    residency = Residency(make_policy(policy, cost, blocks), blocks, admission=parse_admission(admission), tier=tier)
+    return kind(residency, cost, link=link, **options)  # type: ignore[arg-type]
 
 
 def call(name: str, text: str, output: int = 1, tokens: int | None = None, **more: object) -> Call:
@@ -206,3 +215,89 @@ def test_any_load_runs_to_its_end_and_stretches_are_only_faster(
         assert entry.arrived_s <= entry.scheduled_s < entry.first_token_s <= entry.finished_s  # type: ignore[operator]
         assert entry.done == entry.call.output_tokens
         assert 0 <= entry.cached_after_hole <= entry.cached_tokens < entry.call.prompt_tokens
+
+
+TWO = [(0.0, call("a", "abcdefgh", output=2)), (1.0, call("b", "zyxwvuts", output=2)), (2.0, call("c", "abcdefgh"))]
+"""Of a pool of 10 blocks the second one takes all but one of the first one's."""
+
+
+@pytest.mark.parametrize("policy", ["lru", "lru-holes"])
+def test_what_left_the_device_is_loaded_before_the_rest_is_computed(policy: str) -> None:
+    entry = run(engine(blocks=10, policy=policy, below=("lru", 20, 0.002)), TWO)["c"]
+    # One block of the first call is left: its head, or its last one, which is computed anyway.
+    there = 2.0 + (7 if policy == "lru-holes" else 6) * 0.002
+    assert entry.cached_tokens == 7 * SIZE
+    assert entry.first_token_s == pytest.approx(there + SIZE * 0.001)
+    assert entry.load_s == pytest.approx(there - 2.0)
+    assert entry.loaded_tokens == SIZE * round(entry.load_s / 0.002)
+
+
+def test_the_head_is_computed_while_the_tail_loads() -> None:
+    sim = engine(blocks=10, policy="lru-holes", below=("lru", 20, 0.016))
+    entry = run(sim, TWO)["c"]
+    assert entry.loaded_tokens == 4 * SIZE, "of seven missing blocks, each as long to load as to compute"
+    assert entry.first_token_s == pytest.approx(2.0 + 4 * 0.016 + SIZE * 0.001)
+
+
+def test_a_load_that_takes_longer_than_to_compute_is_not_made() -> None:
+    assert run(engine(blocks=10, below=("lru", 20, 1.0)), TWO)["c"].loaded_tokens == 0
+
+
+def test_who_finds_what_another_one_loads_waits_for_it() -> None:
+    sim = engine(blocks=20, below=("lru", 40, 0.010))
+    calls = [*TWO[:2], (1.5, call("x", "mnopqrstuvw", output=2)), TWO[2], (2.001, call("d", "abcdefgh"))]
+    done = run(sim, calls)
+    assert done["c"].loaded_tokens == 7 * SIZE
+    assert done["d"].loaded_tokens == 0
+    assert done["d"].cached_tokens == 7 * SIZE
+    assert done["d"].first_token_s == pytest.approx(2.07 + 2 * SIZE * 0.001)
+
+
+def test_decodes_go_on_while_another_turn_loads() -> None:
+    sim = engine(blocks=40, below=("lru", 40, 0.1))
+    sim.residency.tier.written(sim.residency.tier.write(list(enumerate(call("c", "abcd").keys)), 0.0)[::-1], 0.0)  # type: ignore[union-attr]
+    slow = CostProfile(c_lin=0.1, c_att=0.0, c_dec=0.01)
+    sim._cost = CostModel(slow, SIZE)
+    done = run(sim, [(0.0, call("c", "abcd")), (0.0, call("a", "z", output=11))])
+    assert done["c"].loaded_tokens == 3 * SIZE
+    assert done["c"].scheduled_s == done["a"].scheduled_s == 0.0
+    assert done["a"].first_token_s == pytest.approx(1.6)
+
+
+@settings(max_examples=60)
+@given(
+    CALLS,
+    st.sampled_from(["lru", "lru-holes", "return-index"]),
+    st.sampled_from(["fcfs", "program", "working-set:release_s=1,max_hold_s=2"]),
+    st.integers(18, 40),
+    st.tuples(st.sampled_from(["lru", "return-index"]), st.integers(1, 60), st.sampled_from([0.0, 1e-3, 1e-2])),
+    st.booleans(),
+)
+def test_any_load_runs_to_its_end_over_a_tier(
+    drawn: list[tuple[float, str, int, int, str]],
+    policy: str,
+    admission: str,
+    blocks: int,
+    below: tuple[str, int, float],
+    through: bool,
+) -> None:
+    calls = [
+        (at, call(f"t{i}", text, output, SIZE * len(text) + extra, job=job, stop=Stop.TOOL_USE))
+        for i, (at, text, output, extra, job) in enumerate(drawn)
+    ]
+    profile = CostProfile(c_lin=1e-3, c_att=1e-7, c_dec=1e-3, c_kv=1e-6, c0=1e-3, floor=5e-3)
+    sim = engine(blocks, policy, admission, profile, Checked, below, through, max_batched_tokens=64)
+    done = run(sim, calls)
+    assert done.keys() == {each.id for _, each in calls}
+    for entry in done.values():
+        assert entry.arrived_s <= entry.scheduled_s < entry.first_token_s <= entry.finished_s  # type: ignore[operator]
+        assert 0 <= entry.loaded_tokens <= entry.cached_tokens < entry.call.prompt_tokens
+
+
+class Checked(Engine):
+    """Recounts itself after every step."""
+
+    def step(self, now: float, until: float, end: float | None = None) -> tuple[float, list[Running]]:
+        stepped = super().step(now, until, end)
+        self.check()
+        return stepped

@@ -12,7 +12,8 @@ class CallRecord(msgspec.Struct):
     """One call as it went. Seconds since the run's start; None: the engine does not say, or it did not get there.
 
     `arrived_s`: when it was due. `sent_s`: when the replayer sent it first. `gaps_s`: between its tokens.
-    `cached_known`: whether the engine said how much it found.
+    `cached_known`: whether the engine said how much it found. Of the cached tokens, `loaded_tokens` came from host
+    memory, for which the call waited `load_s`.
     """
 
     turn: str
@@ -34,6 +35,8 @@ class CallRecord(msgspec.Struct):
     retries: int = 0
     gaps_s: list[float] = []
     cached_known: bool = True
+    loaded_tokens: int = 0
+    load_s: float = 0.0
 
 
 class JobRecord(msgspec.Struct, frozen=True):

@@ -29,6 +29,7 @@ EngineName = Literal["vllm", "sim", "http"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Mode = Literal["fused", "sequential"]
 Output = Literal["forced", "ignore-eos"]
+HostWrite = Literal["evicted", "through"]
 Dialect = Literal["vllm-xargs", "continuum", "session-id"]
 
 
@@ -76,6 +77,21 @@ class Remote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ramp_s: Annotated[float, Option("--ramp", min=0.0, help="http: s over which the slots open, one by one.")] = 0.0
 
 
+class HostMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A tier below the pool, in host memory; of stock vLLM `lru`, written through."""
+
+    tokens: Annotated[int, Option("--host-tokens", min=1, help="sim: engine tokens that host memory holds.")]
+    gbps: Annotated[float, Option("--host-gbps", help="sim: GB/s of loads from there.")] = 25.0
+    policy: Annotated[str, Option("--host-policy", help=f"sim: its order of eviction; {STOCK} has lru.")] = (
+        "return-index"
+    )
+    write: Annotated[
+        HostWrite,
+        Option("--host-write", help=f"sim: copied there as turns end (through), or as it leaves; {STOCK} has through."),
+    ] = "evicted"
+    token_bytes: Annotated[int, Option("--token-bytes", min=1, help="sim: bytes of K/V a token.")] = 131_072
+
+
 class RunSetting(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What of a run is said once for all rows, and reaches the engine as it was said. Tokens are engine tokens."""
 
@@ -94,6 +110,7 @@ class RunSetting(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         str, Option(help="Prefill tokens beside decodes: adaptive:tpot=50ms, paper, fixed:N or off.")
     ] = "off"
     remote: Remote | None = None
+    host_memory: HostMemory | None = None
 
 
 class Options(RunSetting, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ from msgspec import structs
 from agentcache.cost import CostProfile
 from agentcache.errors import AgentCacheError, ConfigError, InputError
 from agentcache_workloads.replay.commands.prepare import parse_seeds, prepare, split_specs
-from agentcache_workloads.replay.spec import Options, Remote, Selection
+from agentcache_workloads.replay.spec import HostMemory, Options, Remote, Selection
 from tests.workloads.replay.stub_server import METRICS, StubServer, running
 
 
@@ -77,6 +77,12 @@ def test_twice_the_pool_is_half_the_pressure(options: Options) -> None:
         ({"engine": "http", "remote": Remote("ftp://x")}, ConfigError, "--url is 'ftp://x'"),
         ({"engine": "http", "remote": Remote("http://x", output="any")}, ConfigError, "--output 'any'"),
         ({"engine": "http", "remote": Remote("http://x", dialect="any")}, ConfigError, "--dialect 'any'"),
+        ({"host_memory": HostMemory(10**5)}, ConfigError, "--host-tokens 100000 is for simulated engines"),
+        ({"engine": "sim", "host_memory": HostMemory(320)}, ConfigError, "--host-tokens 320 is 10 blocks of 32 tokens"),
+        ({"engine": "sim", "host_memory": HostMemory(10**5, 0.0)}, ConfigError, "a link of 0 GB/s: a speed above 0"),
+        ({"engine": "sim", "host_memory": HostMemory(10**5, policy="best")}, ConfigError, "policy 'best'"),
+        ({"engine": "sim", "host_memory": HostMemory(10**5, policy="belady")}, ConfigError, "belady needs future"),
+        ({"engine": "sim", "host_memory": HostMemory(10**5, write="never")}, ConfigError, "--host-write 'never'"),
         ({"cache_tokens": None}, ConfigError, "--cache-tokens is missing"),
         ({"arrival": "poisson"}, ConfigError, "--arrival is 'poisson'"),
         ({"dtype": "int3"}, ConfigError, "--dtype 'int3'"),

@@ -56,6 +56,21 @@ def test_the_command_runs_the_simulator(tmp_path: Path) -> None:
     assert replay(tmp_path, *flags)[4]["job_latencies_s"] == runs[4]["job_latencies_s"], "deterministic"
 
 
+def test_host_memory_is_told_of_where_there_is_some(tmp_path: Path) -> None:
+    flags = ("--policies", "vllm-lru,return-index", "--admission", "working-set", "--block-size", "64")
+    flags = (*flags, "--slots", "8", "--cache-tokens", "160000")
+    without = replay(tmp_path, *flags)
+    runs = replay(tmp_path, *flags, "--host-tokens", "400000", "--host-gbps", "5")
+    assert not any("host_memory" in run for run in without)
+    told = [run["host_memory"] for run in runs]
+    assert [(one["policy"], one["write"]) for one in told] == [("lru", "through"), ("return-index", "evicted")]
+    assert {(one["tokens"], one["gbps"]) for one in told} == {(400_000, 5.0)}
+    for run, before, one in zip(runs, without, told, strict=True):
+        assert 0 < one["loaded_tokens"] <= run["cached_tokens"]
+        assert run["computed_tokens"] < before["computed_tokens"]
+        assert one["load_s"]["mean"] > 0
+
+
 @pytest.mark.parametrize("arrival", ["poisson:0.01", "gamma:0.01,2", "all-at-once"])
 def test_open_arrivals(tmp_path: Path, arrival: str) -> None:
     (run,) = replay(tmp_path, "--policies", "return-index", "--arrival", arrival, "--no-hints", "--profile", "h20-like")

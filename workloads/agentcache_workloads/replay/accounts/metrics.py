@@ -7,7 +7,7 @@ import numpy as np
 
 from agentcache.cost import CostModel
 from agentcache_workloads.replay.result import IDLE_TOTAL, CallRecord, Client, JobRecord, RunResult
-from agentcache_workloads.replay.spec import RunSpec
+from agentcache_workloads.replay.spec import HostMemory, RunSpec
 
 P99_SAMPLES = 100
 """From fewer samples than this no p99 is given."""
@@ -46,8 +46,8 @@ def run_object(
 
     Of calls, those that were complete count; of jobs, those whose every call was. `known`: by turn, the prompt tokens
     that calls before it had left (`known_tokens`). `cost`: what weighs tokens by their rebuild time. Beyond the schema
-    it has `job_latencies_s` (sorted), the `classes` that ran in the engine, and of fields that are None in `unknown`
-    why nobody knows them.
+    it has `job_latencies_s` (sorted), the `classes` that ran in the engine, of fields that are None in `unknown` why
+    nobody knows them, and `host_memory` where a run had some.
     """
     done = [call for call in result.calls if call.finished_s is not None and call.error is None]
     told = all(call.cached_known for call in done)
@@ -83,6 +83,19 @@ def run_object(
         "residency": result.residency,
         "job_latencies_s": sorted(map(job_latency_s, result.jobs)),
         "classes": result.classes,
+        **({"host_memory": _host_memory(spec, spec.host_memory, done)} if spec.host_memory else {}),
+    }
+
+
+def _host_memory(spec: RunSpec, host: HostMemory, done: Sequence[CallRecord]) -> dict[str, Any]:
+    """The tier of a run, and what came from there: tokens, and the seconds that calls waited for them."""
+    return {
+        "tokens": host.tokens,
+        "gbps": host.gbps,
+        "policy": "lru" if spec.stock else host.policy,
+        "write": "through" if spec.stock else host.write,
+        "loaded_tokens": sum(call.loaded_tokens for call in done),
+        "load_s": spread((call.load_s for call in done if call.loaded_tokens), (50, 90, 99)),
     }
 
 

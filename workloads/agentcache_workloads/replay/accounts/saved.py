@@ -13,6 +13,9 @@ from agentcache.files import write_whole
 from agentcache_workloads.replay.result import RunResult
 from agentcache_workloads.replay.spec import RunSpec
 
+_LATER = ("host_memory",)
+"""Fields of a run that are younger than results on disk: unused, they leave the names of those as they are."""
+
 
 class Stopped(msgspec.Struct, frozen=True):
     """A run that was interrupted: which, and all that it had."""
@@ -23,7 +26,10 @@ class Stopped(msgspec.Struct, frozen=True):
 
 def name_of(spec: RunSpec, trace_sha256: str) -> str:
     """The name of a run: equal for equal specs of equal traces, wherever the file lies."""
-    same = msgspec.structs.replace(spec, trace=trace_sha256, watch=False)
+    same = msgspec.to_builtins(msgspec.structs.replace(spec, trace=trace_sha256, watch=False))
+    for name in _LATER:
+        if same[name] is None:
+            del same[name]
     return sha256(msgspec.json.encode(same)).hexdigest()[:16]
 
 

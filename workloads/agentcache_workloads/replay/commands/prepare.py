@@ -8,7 +8,8 @@ from typing import Any
 
 from msgspec import structs
 
-from agentcache.cost import CostModel
+from agentcache.cost import CostModel, CostProfile
+from agentcache.cost.loads import LoadPrice
 from agentcache.errors import ConfigError
 from agentcache.files import check_writable
 from agentcache.policy import make_policy, names
@@ -121,6 +122,7 @@ def _settled(options: Options, cache_tokens: int, engine: ReplayEngine, plan: Re
             f"least {need}: turn {turn} has {context} tokens and could never run; nothing was started",
             hint=f"give --cache-tokens {need * size} or more, or lower --max-ctx",
         )
+    _check_host_memory(options, need, size)
     as_said: Any = {name: getattr(options, name) for name in RunSetting.__struct_fields__}
     spec = RunSpec(
         **as_said,
@@ -184,6 +186,29 @@ def _check_needs(policy: str, needs: Set[str], there: Set[str]) -> None:
             f"policy {policy} needs {', '.join(sorted(missing))}, which nobody tells it here; nothing was started",
             hint="pauses are told by --engine sim with hints, the future by the fixed schedule: `agentcache results`",
         )
+
+
+def _check_host_memory(options: Options, need_blocks: int, block_size: int) -> None:
+    """Raise `ConfigError` for a tier that the run cannot have: its policy, its speed, its size, its engine."""
+    if (host := options.host_memory) is None:
+        return
+    if options.engine != "sim":
+        raise ConfigError(
+            f"--host-tokens {host.tokens} is for simulated engines, and --engine is {options.engine}; nothing was "
+            "started",
+            hint="leave it out, or add --engine sim",
+        )
+    if host.tokens // block_size < need_blocks:
+        raise ConfigError(
+            f"--host-tokens {host.tokens} is {host.tokens // block_size} blocks of {block_size} tokens, expected at "
+            f"least {need_blocks}, those of the largest context; nothing was started",
+            hint=f"give --host-tokens {need_blocks * block_size} or more, or leave it out",
+        )
+    LoadPrice.of_link(host.token_bytes * block_size, 1e9 * host.gbps)
+    for part in split_layers(host.policy):
+        one_of("policy", Spec("policy", part).name, names())
+    if needs := make_policy(host.policy, CostModel(CostProfile(c_lin=1.0, c_att=0.0), block_size), 1).needs:
+        _check_needs(host.policy, needs, frozenset())
 
 
 def _check_outputs(json_path: Path | None, html_path: Path | None) -> None:

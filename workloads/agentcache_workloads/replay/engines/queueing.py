@@ -5,12 +5,15 @@ from dataclasses import replace
 from functools import partial
 
 from agentcache.cost import CostModel, CostProfile
+from agentcache.cost.loads import LoadPrice, TieredCost
 from agentcache.model import Key, Stop
 from agentcache.policy import make_policy
 from agentcache.policy.admission.names import parse_admission
 from agentcache.policy.base import Foresees
 from agentcache.policy.chunking import parse_chunking
 from agentcache.residency import Residency
+from agentcache.residency.tier import Tier
+from agentcache.sim.link import Link
 from agentcache.sim.queueing import MAX_SEGMENTS, Call, Engine, Running
 from agentcache_workloads.replay.accounts.idle import IdleMeter, MeteredPool, MeteredResidency
 from agentcache_workloads.replay.accounts.watch import Watcher
@@ -54,7 +57,10 @@ def simulate(
     residency = make_residency(spec, cost, idle)
     if "pauses" in residency.policy.needs and spec.hints and isinstance(residency.policy, Foresees):
         residency.policy.foresee("pauses", pauses_of(jobs, spec.time_scale))
-    engine = Engine(residency, cost, spec.max_batched_tokens, max_seqs, parse_chunking(spec.chunking), max_segments)
+    price = price_of(spec)
+    link = Link(price) if price else None
+    chunking = parse_chunking(spec.chunking)
+    engine = Engine(residency, cost, spec.max_batched_tokens, max_seqs, chunking, max_segments, link)
     if idle:
         engine.pool = MeteredPool(residency, idle)
     loop = ClosedLoop(jobs, spec.slots, spec.time_scale, 0.0, arrivals)
@@ -151,9 +157,27 @@ class Simulated:
 def make_residency(spec: RunSpec, cost: CostModel, idle: IdleMeter | None = None) -> Residency:
     """The core of a run, whose events `idle` hears too; raises `ConfigError` for a bad spec."""
     policy, rule = ("lru", None) if spec.stock else (spec.policy, parse_admission(spec.admission))
-    made = make_policy(policy, cost, spec.cache_blocks)
+    price = price_of(spec)
+    over = TieredCost(cost.profile, cost.block_size, price) if price else cost
+    made = make_policy(policy, over, spec.cache_blocks)
     make = partial(MeteredResidency, idle) if idle else Residency
-    return make(made, spec.cache_blocks, admission=rule)
+    return make(made, spec.cache_blocks, admission=rule, tier=_tier(spec, cost))
+
+
+def price_of(spec: RunSpec) -> LoadPrice | None:
+    """What loads from host memory take, where a run has some. Raises `ConfigError` for a link without a speed."""
+    if (host := spec.host_memory) is None:
+        return None
+    return LoadPrice.of_link(spec.block_size * host.token_bytes, 1e9 * host.gbps)
+
+
+def _tier(spec: RunSpec, cost: CostModel) -> Tier | None:
+    """Stock vLLM's is written through, and least recently used."""
+    if (host := spec.host_memory) is None:
+        return None
+    blocks = host.tokens // spec.block_size
+    policy = make_policy("lru" if spec.stock else host.policy, cost, blocks)
+    return Tier(policy, blocks, through=spec.stock or host.write == "through")
 
 
 def pauses_of(jobs: Sequence[PlannedJob], time_scale: float) -> dict[str, list[float | None]]:
@@ -230,4 +254,6 @@ def record_of(entry: Running, turn: PlannedTurn, due_s: float) -> CallRecord:
         holes=entry.holes,
         saved_s=entry.saved_s,
         preemptions=entry.preemptions,
+        loaded_tokens=entry.loaded_tokens,
+        load_s=entry.load_s,
     )

@@ -19,6 +19,14 @@ from agentcache_workloads.replay.spec import STOCK, Options, RunSpec, Selection
 
 PROFILE = "h200-like"
 VOCABULARY = 1 << 16  # tokens are never rendered in the simulation
+ALONE = {
+    "policy": STOCK,
+    "admission": "fcfs",
+    "slots": 1,
+    "watch": False,
+    "oracle": False,
+    "host_memory": None,
+}
 FORESIGHT: frozenset[str] = frozenset({"pauses"})
 SERVED = False
 
@@ -39,7 +47,7 @@ def run(spec: RunSpec, advance: Callable[[int], None], before: RunResult | None 
     result = _simulate(spec, advance, IdleMeter(spec.block_size))
     return structs.replace(
         result,
-        alone_s=_alone(structs.replace(spec, policy=STOCK, admission="fcfs", slots=1, watch=False, oracle=False)),
+        alone_s=_alone(structs.replace(spec, **ALONE)),
     )
 
 
