@@ -97,6 +97,7 @@ __all__ = [
     "argument_parser",
     "backends_of",
     "cpu_runner_class",
+    "engine_args",
     "get_block_hash",
     "get_group_id",
     "get_kv_cache_spec_kind",
@@ -106,9 +107,11 @@ __all__ = [
     "make_block_hash_with_group_id",
     "named_backend",
     "on_preempt",
+    "on_verified",
     "openai_app",
     "own_connector",
     "preempt",
+    "query_heads",
     "register_backend",
     "reshape_and_cache_flash",
     "version_of_vllm",
@@ -123,6 +126,14 @@ def init_logger(name: str) -> Any:
 def argument_parser() -> Any:
     """The parser that vLLM's own commands use."""
     return import_module("vllm.utils.argparse_utils").FlexibleArgumentParser()
+
+
+def engine_args(argv: Sequence[str]) -> Any:
+    """What flags of vLLM's server, and the file of flags that they name, say to its engine."""
+    kind = import_module("vllm.engine.arg_utils").EngineArgs
+    parser = kind.add_cli_args(argument_parser())
+    given = parser._pull_args_from_config([*argv]) if "--config" in argv else argv
+    return kind.from_cli_args(parser.parse_known_args(given)[0])
 
 
 def version_of_vllm() -> str:
@@ -142,6 +153,7 @@ _ON_DEMAND = {
     "SlidingWindowSpec": "vllm.v1.kv_cache_interface",
     "iter_layer_specs": "vllm.v1.kv_cache_interface",
     # What only a scheduler without an engine is built from.
+    "DraftTokenIds": "vllm.v1.outputs",
     "EngineArgs": "vllm.engine.arg_utils",
     "KVCacheGroupSpec": "vllm.v1.kv_cache_interface",
     "ModelRunnerOutput": "vllm.v1.outputs",
@@ -219,6 +231,13 @@ def backends_of(runner: Any) -> list[type]:
     return [group.backend for groups in runner.attn_groups for group in groups]
 
 
+def query_heads(config: Any, layer_names: list[str]) -> int:
+    """Heads of queries on this rank, of layers that are alike in it; of the model where no such layer is known."""
+    utils = import_module("vllm.v1.attention.backends.utils")
+    heads = utils.get_num_attention_heads_from_layers(config, layer_names)
+    return int(heads or config.model_config.get_num_attention_heads(config.parallel_config))
+
+
 def kv_groups(config: Any) -> list[Any]:
     """The KV groups of a configured model, as an engine would have them, without its weights and without an engine.
 
@@ -282,6 +301,17 @@ def on_preempt(scheduler: Any, callback: Callable[[Any, bool], None]) -> None:
 
     scheduler.schedule, coordinator.allocate_new_blocks = scheduling, allocating
     scheduler._preempt_request = preempting
+
+
+def on_verified(scheduler: Any, callback: Callable[[int, int], None]) -> None:
+    """Hear, for each request and step, how many tokens were drafted, and how many of them were accepted."""
+    make = scheduler.make_spec_decoding_stats
+
+    def making(*args: Any, **named: Any) -> Any:
+        callback(named["num_draft_tokens"], named["num_accepted_tokens"])
+        return make(*args, **named)
+
+    scheduler.make_spec_decoding_stats = making
 
 
 @contextmanager

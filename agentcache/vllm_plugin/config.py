@@ -22,6 +22,7 @@ class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `profile`: path of a cost profile (agentcache-cost/1); None estimates from the model's shape.
     `chunking`: prefill tokens of a step while decodes run: `adaptive:tpot=50ms`, `paper`, `fixed:N`, or vLLM's (`off`).
     `max_segments`: runs of missing tokens of one request; over it, resident runs that save least are computed again.
+    `mla_holes`: reuse behind holes for models with MLA too, in sequential mode; no GPU has shown it yet.
     `max_contexts`: idle contexts remembered.
     `receipts`: a file that gets one JSON line a turn: what was reused, what was missing and why; None writes none.
     `service`: the Ray cluster whose residency service to join: `auto` or `HOST:PORT`, and `/NAMESPACE` if it is not
@@ -37,6 +38,7 @@ class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     profile: str | None = None
     chunking: str = "off"
     max_segments: int = 8
+    mla_holes: bool = False
     max_contexts: int = 4096
     receipts: str | None = None
     service: str | None = None

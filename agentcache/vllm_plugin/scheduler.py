@@ -93,7 +93,8 @@ class ResidencyScheduling(Joined):
         """vLLM's own last word on the size of a chunk: what this step's holes hold, and what decodes can wait for."""
         if self.agentcache and num_new_tokens == 1:  # a decode, which nothing changes: most calls are for one
             return 1
-        if self.num_spec_tokens and num_computed_tokens >= request.num_prompt_tokens:  # a decode with its drafts
+        # A decode with its drafts, or a last token that vLLM has padded with some.
+        if self.num_spec_tokens and num_computed_tokens >= request.num_tokens - 1:
             verified: int = super()._reserve_prefill_lookahead(request, num_computed_tokens, num_new_tokens)
             return verified
         tokens: int = super()._reserve_prefill_lookahead(request, num_computed_tokens, num_new_tokens)

@@ -75,6 +75,17 @@ def strip(view: Any, outcome: dict[str, Any]) -> None:
     view.scheduler.schedule, view.runner.execute_model = stripped, counted
 
 
+def count_drafts(view: Any, outcome: dict[str, Any]) -> None:
+    """Tokens that were drafted, and those of them that were accepted."""
+    from agentcache.vllm_plugin.compat import on_verified
+
+    def verified(drafted: int, accepted: int) -> None:
+        outcome["drafted"] += drafted
+        outcome["accepted"] += accepted
+
+    on_verified(view.scheduler, verified)
+
+
 def add(engine: Any, spec: dict[str, Any], number: int, batch: list[list[int]]) -> None:
     """Ask all prompts of a batch."""
     from vllm import SamplingParams
@@ -174,8 +185,10 @@ def main() -> None:
     events: list[Any] = []
     view.listen(lambda event, now: events.append(event))
     outcome: dict[str, Any] = {"classes": view.classes(), "tokens": {}, "cached": [], "aborted": 0, "held": 0}
+    outcome |= {"drafted": 0, "accepted": 0}
     if spec.get("strip"):
         strip(view, outcome)
+    count_drafts(view, outcome)
     drive(engine, view, spec, outcome)
     if "refused" in outcome:
         print(json.dumps(outcome))
@@ -187,6 +200,8 @@ def main() -> None:
     if subscriber:
         subscriber.take()
         outcome["kv_events"] = subscriber.compare(view.pool)
+    groups = view.runner.kv_cache_config.kv_cache_groups  # the scheduler is told of one layer a group
+    outcome["groups"] = [type(group.kv_cache_spec).__name__ for group in groups]
     outcome["events"] = Counter(type(event).__name__ for event in events)
     scheduled = [event for event in events if type(event).__name__ == "TurnScheduled"]
     timed = [event for event in events if type(event).__name__ == "StepTimed"]

@@ -3,18 +3,24 @@
 from collections.abc import Sequence
 from typing import Any
 
+from agentcache.vllm_plugin import compat
 from agentcache.vllm_plugin.compat import (
     BlockPool,
     FCFSRequestQueue,
     FullAttentionManager,
     FullAttentionSpec,
     KVCacheManager,
+    MLAAttentionSpec,
     PriorityRequestQueue,
     is_stock,
     named_backend,
     own_connector,
 )
+from agentcache.vllm_plugin.config import load_options
 from agentcache.vllm_plugin.levels.rule import Setup
+
+TEXT_DRAFTS = ("ngram", "suffix")
+"""Methods of speculation that have no K/V of their own: a draft is read off the tokens that are there."""
 
 KV_DTYPES = ("auto", "float16", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2", "fp8_per_token_head", "int8_per_token_head")
 """Formats in which what is written for a token depends on that token alone."""
@@ -36,19 +42,44 @@ def attention_type(setup: Setup) -> str | None:
 def groups(setup: Setup) -> str | None:
     if len(setup.groups) != 1:
         return f"the model has {len(setup.groups)} KV groups" + _kinds(setup.groups)
-    spec = setup.groups[0].kv_cache_spec
-    if (window := getattr(spec, "sliding_window", None)) is not None:
+    # Layers of one group may differ in heads and in their sizes: a block is then a page of each.
+    layers = compat.iter_layer_specs(setup.groups[0].kv_cache_spec)
+    full = MLAAttentionSpec if setup.config.model_config.use_mla else FullAttentionSpec
+    return next((why for layer in layers if (why := _not_full(layer, full))), None)
+
+
+def _not_full(layer: Any, full: type) -> str | None:
+    if (window := getattr(layer, "sliding_window", None)) is not None:
         return f"layers see a sliding window of {window} tokens"
-    if (chunk := getattr(spec, "attention_chunk_size", None)) is not None:
+    if (chunk := getattr(layer, "attention_chunk_size", None)) is not None:
         return f"layers see chunks of {chunk} tokens"
-    if spec.__class__ is not FullAttentionSpec:
-        return f"the model's KV layout is {type(spec).__name__}"
-    return "layers are not causal" if spec.non_causal else None
+    if layer.__class__ is not full or layer.tokens_per_state != 1:
+        return f"the model's KV layout is {type(layer).__name__}"
+    return "layers are not causal" if layer.non_causal else None
 
 
 def _kinds(groups: Sequence[Any]) -> str:
     names = dict.fromkeys(type(group.kv_cache_spec).__name__ for group in groups)
     return f" ({', '.join(names)})" if names else ""
+
+
+def latents(setup: Setup) -> str | None:
+    """MLA, unless it is asked for behind holes; never with an indexer, whose own keys are another backend's."""
+    model = setup.config.model_config
+    if not model.use_mla:
+        return None
+    if hasattr(model.hf_text_config, "index_topk"):
+        return "the model has multi-head latent attention (MLA) over keys that an indexer picks"
+    asked = load_options(setup.config.additional_config).mla_holes
+    return when(not asked, "the model has multi-head latent attention (MLA)")
+
+
+def drafts(setup: Setup) -> str | None:
+    """Speculation, but for what the first model runner drafts out of the text alone."""
+    given = setup.config.speculative_config
+    if given is None or (given.method in TEXT_DRAFTS and not setup.config.use_v2_model_runner):
+        return None
+    return f"speculative decoding by {given.method} is on"
 
 
 def context_parallel(setup: Setup) -> str | None:
@@ -70,6 +101,8 @@ def attention_backend(setup: Setup) -> str | None:
 
 def writes_inside(backend: type | None) -> bool:
     """Whether K/V are written by attention itself, row by row, as vLLM assumes of a backend that does not say."""
+    if getattr(backend, "is_mla", bool)():
+        return False  # an op of its own writes the latents of all rows, whatever the backend
     return bool(getattr(backend, "forward_includes_kv_cache_update", True))
 
 
@@ -111,6 +144,15 @@ def queue(setup: Setup) -> str | None:
 
 def _class_name(thing: Any) -> str:
     return f"{type(thing).__module__}.{type(thing).__qualname__}"
+
+
+def foreign_scheduler(setup: Setup) -> str | None:
+    """A scheduler that does not have ours among its bases, where one is named that has yet to be built."""
+    if setup.scheduler or setup.config.scheduler_config.scheduler_cls is None:
+        return None
+    named = setup.config.scheduler_config.get_scheduler_cls()
+    ours = any(base.__module__.startswith("agentcache.") for base in named.__mro__)
+    return None if ours else f"the scheduler is {named.__module__}.{named.__qualname__}"
 
 
 def foreign_worker(setup: Setup) -> str | None:

@@ -23,9 +23,9 @@ RULES = (
     ),
     Rule(
         "MLA",
-        lambda s: findings.when(s.config.model_config.use_mla, "the model has multi-head latent attention (MLA)"),
-        "reuse behind holes has not been shown to be exact in its layout",
-        "serve a model with full attention",
+        findings.latents,
+        "reuse behind holes has been shown to be exact in its layout on a CPU alone",
+        "set the option mla_holes to have it all the same, where there is no indexer",
     ),
     Rule(
         "dual-chunk attention",
@@ -51,9 +51,9 @@ RULES = (
     ),
     Rule(
         "speculative decoding",
-        lambda s: (spec := s.config.speculative_config) and f"speculative decoding by {spec.method} is on",
-        "its look-ahead slots may be rejected again, which hole planning does not cover",
-        "leave --speculative-config out",
+        findings.drafts,
+        "a drafter with K/V of its own writes behind what is scheduled, where resident blocks may stand",
+        "draft by ngram or suffix, or leave --speculative-config out",
     ),
     Rule(
         "KV connector",
@@ -105,6 +105,13 @@ RULES = (
         ),
         "it counts computed tokens on the device and follows a jump over resident blocks only in AgentCache's worker",
         "name AgentCache's worker class, as `agentcache serve` does",
+    ),
+    Rule(
+        "scheduler of another plug-in",
+        findings.foreign_scheduler,
+        "an engine has one, which stands where AgentCache's would",
+        "switch the other plug-in off",
+        Level.OFF,
     ),
     Rule(
         "worker of another plug-in",

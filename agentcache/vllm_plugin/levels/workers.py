@@ -1,9 +1,11 @@
 """What a worker must run at `holes`: rows of several segments, or one hole a step, in its attention backend."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from agentcache.errors import Unsupported
+from agentcache.vllm_plugin import compat
 from agentcache.vllm_plugin.compat import AttentionBackendEnum
 from agentcache.vllm_plugin.config import load_options
 from agentcache.vllm_plugin.levels.findings import runs_our_worker, when, writes_inside
@@ -32,6 +34,8 @@ def _more_positions(config: Any) -> str | None:
 FUSED_RULES: tuple[tuple[str, Callable[[Any], str | None]], ...] = (
     ("worker", _fused_worker),
     ("several positions a token", _more_positions),
+    ("MLA", lambda c: when(c.model_config.use_mla, "kernels for MLA run rows without holes")),
+    ("drafts", lambda c: when(c.speculative_config is not None, "drafts are verified in rows without holes")),
     (
         "KV-sharing fast prefill",
         lambda c: when(
@@ -52,14 +56,21 @@ def why_not_fused(config: Any) -> str | None:
 
 
 def check_backends(config: Any, kv_cache_config: Any, backends: Sequence[type]) -> None:
-    """A worker's last word: raise `Unsupported` for a backend, picked by vLLM, that cannot run the rows to come."""
-    options = load_options(config.additional_config)
-    setup = Setup(config, kv_cache_config.kv_cache_groups, config.cache_config.block_size)
+    """A worker's last word: raise `Unsupported` where it cannot run the rows to come.
+
+    That is for a backend, picked by vLLM, and for a layer that the scheduler has not seen: of each KV group vLLM tells
+    it of one alone.
+    """
+    options, size = load_options(config.additional_config), config.cache_config.block_size
     if not str(config.scheduler_config.scheduler_cls).startswith("agentcache."):
         return
-    found = verdict(setup)
-    if found.level < Level.HOLES or choose(found, options) is not Level.HOLES:
+    groups = kv_cache_config.kv_cache_groups
+    scheduled = verdict(Setup(config, [_one_layer(group) for group in groups], size))
+    if scheduled.level < Level.HOLES or choose(scheduled, options) is not Level.HOLES:
         return  # stock rows will come, or none: the scheduler says so
+    found = verdict(Setup(config, groups, size))
+    if found.level < Level.HOLES:
+        raise Unsupported(f"{found.why}; the engine cannot start", hint="set level to order")
     fused = options.mode == "fused" and not why_not_fused(config)
     for backend in backends:
         inside = writes_inside(backend)
@@ -70,3 +81,8 @@ def check_backends(config: Any, kv_cache_config: Any, backends: Sequence[type]) 
                 + "; the engine cannot start",
                 hint="name another by --attention-backend" + ("" if inside else ", or set mode to sequential"),
             )
+
+
+def _one_layer(group: Any) -> Any:
+    first = next(iter(compat.iter_layer_specs(group.kv_cache_spec)))
+    return replace(group, kv_cache_spec=first)

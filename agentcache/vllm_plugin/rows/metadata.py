@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from agentcache.errors import Unsupported
+from agentcache.vllm_plugin import compat
 from agentcache.vllm_plugin.compat import AttentionCGSupport, AttentionMetadataBuilder, CommonAttentionMetadata
 from agentcache.vllm_plugin.overrides import Joined
 from agentcache_kernels.msa import config_for, plan_for
@@ -38,7 +39,7 @@ class SegmentMetadataBuilder(Joined, AttentionMetadataBuilder[Any]):
     def __init__(self, kv_cache_spec: Any, layer_names: list[str], vllm_config: Any, device: torch.device) -> None:
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
         self.kv_heads = kv_cache_spec.num_kv_heads
-        model, parallel = vllm_config.model_config, vllm_config.parallel_config
+        model = vllm_config.model_config
         if kv_cache_spec.dtype != model.dtype:
             raise Unsupported(
                 f"the cache holds {kv_cache_spec.dtype} and the model computes in {model.dtype}, these kernels "
@@ -46,9 +47,8 @@ class SegmentMetadataBuilder(Joined, AttentionMetadataBuilder[Any]):
                 hint="leave --kv-cache-dtype at auto, or drop --attention-backend CUSTOM",
             )
         # An empty tensor of the queries' shape: the plan depends on its heads, its dtype and its device.
-        self._q = torch.empty(
-            (0, model.get_num_attention_heads(parallel), kv_cache_spec.head_size), dtype=model.dtype, device=device
-        )
+        heads = compat.query_heads(vllm_config, layer_names)
+        self._q = torch.empty((0, heads, kv_cache_spec.head_size), dtype=model.dtype, device=device)
         self._captured: dict[tuple[int, int], TilePlan] = {}
 
     def build(

@@ -57,7 +57,7 @@ class Played:
     def __init__(self, family: Family, options: dict[str, Any] | None) -> None:
         from vllm import EngineArgs, LLMEngine
 
-        from agentcache.vllm_plugin.compat import on_preempt
+        from agentcache.vllm_plugin.compat import on_preempt, on_verified
         from agentcache.vllm_plugin.lab.look_inside import LookInside
         from agentcache.vllm_plugin.launch.command_line import plugin_args
         from agentcache.vllm_plugin.launch.tiny_models import model_dir
@@ -84,13 +84,9 @@ class Played:
         self.tally = AnswerTally(family.margin)
         self.asked = 0
         on_preempt(self.scheduler, lambda request, scheduled: self.met.update(["preempted"]))
-        stock = self.scheduler.make_spec_decoding_stats
-
-        def make_spec_decoding_stats(*args: Any, **named: Any) -> Any:
-            self.met.update({"drafted": named["num_draft_tokens"], "accepted": named["num_accepted_tokens"]})
-            return stock(*args, **named)
-
-        self.scheduler.make_spec_decoding_stats = make_spec_decoding_stats
+        on_verified(
+            self.scheduler, lambda drafted, accepted: self.met.update({"drafted": drafted, "accepted": accepted})
+        )
 
     def submit(self, prompt: list[int], answer: int, **hints: Any) -> str:
         from vllm import SamplingParams

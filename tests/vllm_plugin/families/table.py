@@ -38,7 +38,7 @@ FAMILIES = {
     "qwen3-next": Family("tiny-qwen3-next", "order", {"MambaSpec": 3, FULL: 1}, 36, BF16, 0.1),
     "nemotron-h": Family("tiny-nemotron-h", "order", {"MambaSpec": 1, FULL: 1}, 40, lifted="Mamba 2"),
     "granite-hybrid": Family("tiny-granite-hybrid", "order", {"MambaSpec": 3, FULL: 1}, 50, lifted="Mamba 2"),
-    "ngram": Family("tiny-llama", "order", {FULL: 1}, 48, drafter="ngram"),
+    "ngram": Family("tiny-llama", "holes", {FULL: 1}, 48, drafter="ngram"),
     "draft-model": Family("tiny-llama", "order", {FULL: 1}, 48, drafter="draft_model"),
     "eagle": Family("tiny-llama", "order", {FULL: 1}, 48, drafter="eagle"),
 }

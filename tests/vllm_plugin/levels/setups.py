@@ -37,6 +37,18 @@ def group(spec: Any) -> Any:
     return KVCacheGroupSpec(["layer"], spec)
 
 
+UNLIKE = [FullAttentionSpec(**LAYER | {"num_kv_heads": heads, "head_size": size}) for heads, size in ((2, 32), (4, 64))]
+
+
+def together(*layers: Any) -> Any:
+    """One group of layers that are not alike."""
+    from vllm.v1.kv_cache_interface import UniformTypeKVCacheSpecs
+
+    specs = UniformTypeKVCacheSpecs.from_specs({f"layer {at}": layer for at, layer in enumerate(layers)})
+    assert specs, "vLLM would not put them together"
+    return group(specs)
+
+
 def changed(setup: Setup, path: str, value: Any) -> Setup:
     """The setup with one attribute of its configuration set to a value, whatever vLLM says of it on this machine."""
     config = copy.copy(setup.config)

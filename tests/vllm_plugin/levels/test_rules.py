@@ -19,9 +19,9 @@ from agentcache.vllm_plugin.compat import (
     KVCacheManager,
     MLAAttentionSpec,
 )
-from agentcache.vllm_plugin.levels import RULES, Level, Setup, Verdict, findings, verdict
+from agentcache.vllm_plugin.levels import RULES, Level, Setup, Verdict, findings, verdict, why_not_fused
 from tests.vllm_plugin.levels import setups
-from tests.vllm_plugin.levels.setups import LAYER, changed, group
+from tests.vllm_plugin.levels.setups import LAYER, UNLIKE, changed, group, together
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,9 @@ LOWERED = [
     ("attention_config.use_non_causal", True, "no causal decoder"),
     ("model_config.use_mla", True, "MLA"),
     ("model_config.hf_config.dual_chunk_attention_config", {"chunk_size": 64}, "dual-chunk attention"),
-    ("speculative_config", SimpleNamespace(method="ngram"), "speculative decoding"),
+    ("speculative_config", SimpleNamespace(method="eagle"), "speculative decoding"),
+    ("speculative_config", SimpleNamespace(method="ngram_gpu"), "speculative decoding"),
+    ("scheduler_config.scheduler_cls", "vllm.v1.core.sched.scheduler.Scheduler", "scheduler of another plug-in"),
     ("kv_transfer_config", OFFLOADING, "KV connector"),
     ("parallel_config.decode_context_parallel_size", 2, "context parallelism"),
     ("parallel_config.prefill_context_parallel_size", 2, "context parallelism"),
@@ -79,7 +81,12 @@ LOWERED = [
 ]
 
 
-LEFT = {"prefix caching off": Level.OFF, "no causal decoder": Level.ADMIT, "context parallelism": Level.ADMIT}
+LEFT = {
+    "prefix caching off": Level.OFF,
+    "no causal decoder": Level.ADMIT,
+    "context parallelism": Level.ADMIT,
+    "scheduler of another plug-in": Level.OFF,
+}
 """The others leave our order."""
 
 
@@ -108,6 +115,45 @@ def test_holes_are_for_one_group_of_full_causal_attention(served: Setup, case: s
     assert found.level is Level.ORDER
     assert found.rule is not None
     assert found.rule.name == "not one full-attention group"
+
+
+def test_layers_of_one_group_may_differ_in_heads_and_sizes(served: Setup) -> None:
+    assert verdict(Setup(served.config, [together(*UNLIKE)], 32)) == Verdict(Level.HOLES)
+
+
+def test_each_layer_of_a_group_must_be_of_full_attention(served: Setup) -> None:
+    found = verdict(Setup(served.config, [together(*UNLIKE, FullAttentionSpec(**LAYER, sliding_window=64))], 32))
+    assert (found.level, found.value) == (Level.ORDER, "layers see a sliding window of 64 tokens")
+
+
+@pytest.mark.parametrize("method", findings.TEXT_DRAFTS)
+def test_drafts_out_of_the_text_are_verified_in_sequential_steps(
+    served: Setup, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = changed(served, "speculative_config", SimpleNamespace(method=method))
+    assert verdict(setup) == Verdict(Level.HOLES)
+    assert "drafts" in str(why_not_fused(setup.config))
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "1")
+    assert verdict(setup).level is Level.ORDER
+
+
+def latents(served: Setup, **options: Any) -> Setup:
+    config = changed(served, "model_config.use_mla", property(lambda self: True)).config
+    setup = Setup(config, [group(MLAAttentionSpec(**LAYER | {"num_kv_heads": 1}))], 32)
+    return changed(setup, "additional_config", {"agentcache": options})
+
+
+def test_latents_are_reused_behind_holes_where_it_is_asked_for(served: Setup) -> None:
+    assert verdict(latents(served)).level is Level.ORDER
+    asked = latents(served, mla_holes=True)
+    assert verdict(asked) == Verdict(Level.HOLES)
+    assert "MLA" in str(why_not_fused(asked.config))
+
+
+def test_keys_that_an_indexer_picks_are_not(served: Setup) -> None:
+    found = verdict(changed(latents(served, mla_holes=True), "model_config.hf_text_config.index_topk", 2048))
+    assert found.level is Level.ORDER
+    assert "indexer" in str(found.value)
 
 
 def test_hits_must_end_where_blocks_do(served: Setup) -> None:

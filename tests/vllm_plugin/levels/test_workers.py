@@ -12,10 +12,11 @@ from agentcache.errors import Unsupported
 from agentcache.vllm_plugin import levels
 from agentcache.vllm_plugin.compat import (
     AttentionBackendEnum,
+    FullAttentionSpec,
 )
 from agentcache.vllm_plugin.levels import Level, Setup, Verdict, verdict, why_not_fused
 from tests.vllm_plugin.levels import setups
-from tests.vllm_plugin.levels.setups import GPU_WORKER, changed
+from tests.vllm_plugin.levels.setups import GPU_WORKER, LAYER, UNLIKE, changed, together
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +89,13 @@ def test_where_stock_scheduling_runs_any_backend_will_do(served: Setup) -> None:
     levels.check_backends(refused.config, cache(served), [Inside])
     stock = changed(served, "scheduler_config.scheduler_cls", "vllm.v1.core.sched.scheduler.Scheduler")
     levels.check_backends(stock.config, cache(served), [Inside])
+
+
+def test_a_layer_that_the_scheduler_has_not_seen_must_be_of_full_attention_too(served: Setup) -> None:
+    windowed = FullAttentionSpec(**LAYER, sliding_window=64)
+    behind, before = ([together(*layers)] for layers in ((*UNLIKE, windowed), (windowed, *UNLIKE)))
+    with pytest.raises(Unsupported, match=r"layers see a sliding window of 64 tokens, and .* cannot start"):
+        levels.check_backends(served.config, SimpleNamespace(kv_cache_groups=behind), [])
+    levels.check_backends(served.config, SimpleNamespace(kv_cache_groups=before), [])  # it runs at order
+    asked = changed(served, "additional_config", {"agentcache": {"level": "order"}})
+    levels.check_backends(asked.config, SimpleNamespace(kv_cache_groups=behind), [])

@@ -19,9 +19,10 @@ from agentcache_kernels.plan import KEYS, LOW, REQUEST, START, TOKENS
 from tests.vllm_plugin.rows.test_cpu_segments import Row, metadata, rows
 
 
-def builder(cache_dtype: torch.dtype = torch.float32) -> SegmentMetadataBuilder:
+def builder(cache_dtype: torch.dtype = torch.float32, **layers: Any) -> SegmentMetadataBuilder:
     model = SimpleNamespace(get_num_attention_heads=lambda parallel: 4, dtype=torch.float32)
-    config: Any = SimpleNamespace(model_config=model, parallel_config=None)
+    compiled = SimpleNamespace(static_forward_context=layers)
+    config: Any = SimpleNamespace(model_config=model, parallel_config=None, compilation_config=compiled)
     spec = SimpleNamespace(num_kv_heads=2, head_size=32, dtype=cache_dtype)
     return SegmentMetadataBuilder(spec, ["layer"], config, torch.device("cpu"))
 
@@ -42,6 +43,15 @@ def test_the_builder_hands_on_the_segments_that_the_cpu_builder_splits(batch: li
         assert not own or (tile[LOW], tile[KEYS]) == (own[0], own[-1] + 1)
         got += [(int(built.block_table[tile[REQUEST], 0]), position) for position in own]
     assert got == expected
+
+
+def test_tiles_are_planned_for_the_query_heads_of_the_layers_at_hand() -> None:
+    from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
+
+    named = {"get_attn_backend": None, "get_kv_cache_spec": None, "num_heads": 8}
+    layer = type("Layer", (AttentionLayerBase,), named)()
+    assert builder()._q.shape == (0, 4, 32)
+    assert builder(layer=layer)._q.shape == (0, 8, 32)
 
 
 def test_a_runner_that_gives_no_positions_has_rows_without_gaps() -> None:

@@ -11,10 +11,11 @@ from agentcache.vllm_plugin.lab.verify.books.worlds import BLOCK_SIZE, World
 from agentcache.vllm_plugin.launch.tiny_models import model_dir
 
 MAX_LEN = 64
+NGRAMS = {"method": "ngram", "prompt_lookup_min": 1, "prompt_lookup_max": 3}
 
 
 @cache
-def _configured() -> tuple[Any, Any]:
+def _configured(drafts: int = 0) -> tuple[Any, Any]:
     """What is dear to build: a configuration of vLLM's, and its manager of structured outputs, which nobody uses."""
     compat.init_none_hash(compat.sha256)
     config = compat.EngineArgs(
@@ -25,6 +26,7 @@ def _configured() -> tuple[Any, Any]:
         max_num_seqs=6,
         max_num_batched_tokens=MAX_LEN,
         enforce_eager=True,
+        speculative_config={**NGRAMS, "num_speculative_tokens": drafts} if drafts else None,
     ).create_engine_config()
     return config, compat.StructuredOutputManager(config)
 
@@ -37,7 +39,7 @@ def build(world: World) -> Any:
     """A scheduler for a world; one without requests, whatever was built before."""
     from agentcache.vllm_plugin.scheduler import AgentCacheAsyncScheduler, AgentCacheScheduler
 
-    template, structured = _configured()
+    template, structured = _configured(world.drafts)
     config = copy.copy(template)
     for part in ("scheduler_config", "cache_config", "parallel_config"):
         setattr(config, part, copy.copy(getattr(template, part)))

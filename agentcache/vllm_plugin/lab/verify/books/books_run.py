@@ -9,7 +9,7 @@ from agentcache.vllm_plugin.lab.verify.books import bare, worlds
 from agentcache.vllm_plugin.lab.verify.books.device import Device
 from agentcache.vllm_plugin.lab.verify.books.text import Text
 from agentcache.vllm_plugin.lab.verify.books.worlds import BLOCK_SIZE, InWorld, World
-from agentcache.vllm_plugin.lab.verify.programs import Evict, Submit
+from agentcache.vllm_plugin.lab.verify.programs import Budget, Evict, Op, Submit
 from agentcache.vllm_plugin.lab.verify.rig import Rig, Wrong
 from agentcache.vllm_plugin.levels import Level
 
@@ -22,6 +22,8 @@ REQUIRED = (
     "remembered not to fit",
     "reused at level order",
     "reused at level admit",
+    "drafts accepted",
+    "drafts rejected",
 )
 OFTEN = 50
 """How often a run must have met each of these to be a proof."""
@@ -64,6 +66,7 @@ class BooksRun(Rig):
 
         self.pool._insert_block_hash, self.pool.get_new_blocks = inserted, handed_out
         compat.on_preempt(self.scheduler, self._preempting)
+        compat.on_verified(self.scheduler, self._verified)
         if self.host:
             self.host.listeners.append(self._hear)
 
@@ -78,6 +81,12 @@ class BooksRun(Rig):
             self.met[f"reused at level {self.world.level}"] += event.cached > 0
 
     # Operations
+
+    def perform(self, op: Op) -> None:
+        if isinstance(op, Budget) and self.world.drafts:
+            least = 1 + self.world.drafts  # vLLM pads a last token with drafts, or leaves it for a step with more room
+            op = Budget(max(op.tokens, least), op.each and max(op.each, least))
+        super().perform(op)
 
     def submit(self, op: Submit) -> None:
         name = str(len(self._texts))
@@ -119,6 +128,8 @@ class BooksRun(Rig):
         if self._flying:
             output, result = self._flying.popleft()
             self.scheduler.update_from_output(output, result)
+            if self.world.drafts:
+                self._draft(result)
             self._check_answers()
         self.recount()
 
@@ -135,6 +146,18 @@ class BooksRun(Rig):
         self.met[f"depth {len(self._flying)}"] += output.total_num_scheduled_tokens > 0
         self.met["several requests a step"] += len(output.num_scheduled_tokens) > 1
         return bool(output.total_num_scheduled_tokens)
+
+    def _draft(self, result: Any) -> None:
+        """As vLLM's engine does where no step is ahead: whoever was given a token gets drafts behind it."""
+        sampled = zip(result.req_ids, result.sampled_token_ids, strict=True)
+        names = [name for name, tokens in sampled if tokens and name in self.scheduler.requests]
+        drafts = [self._device.draft(name, self.world.drafts) for name in names]
+        self.scheduler.update_draft_token_ids(compat.DraftTokenIds(names, drafts))
+
+    def _verified(self, drafted: int, accepted: int) -> None:
+        self.met["drafts accepted"] += accepted > 0
+        self.met["drafts rejected"] += accepted < drafted
+        self.met["drafts beside holes"] += bool(getattr(self.manager, "runs", ()))
 
     # What must hold
 

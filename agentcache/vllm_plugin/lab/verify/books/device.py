@@ -1,12 +1,13 @@
 """The device that keeps books: what a worker would write and read, step by step, without computing anything."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+from zlib import crc32
 
 from agentcache.vllm_plugin.blocks.holes import SEGMENTS, Run
 from agentcache.vllm_plugin.compat import ModelRunnerOutput
-from agentcache.vllm_plugin.lab.verify.books.text import Text
+from agentcache.vllm_plugin.lab.verify.books.text import Text, follow
 from agentcache.vllm_plugin.lab.verify.rig import Wrong
 
 NOTHING = 0
@@ -23,11 +24,33 @@ class Group:
 
 @dataclass(slots=True)
 class _Row:
-    """A request in the worker's persistent batch: its tables by group, and how many of its tokens exist so far."""
+    """A request in the worker's persistent batch: its tables by group, and how many of its tokens exist so far.
+
+    `drafts` are the tokens behind those that this step computes to see whether they are the text's.
+    """
 
     text: Text
     tables: list[list[int]]
     known: int
+    drafts: list[int] = field(default_factory=list)
+
+    def prefixes(self, start: int, end: int) -> list[int]:
+        """As of the text, but behind what is known it is the drafts that are computed."""
+        found = self.text.prefixes(start, min(end, self.known))
+        if end > self.known:
+            (last,) = self.text.prefixes(self.known - 1, self.known)
+            for position, token in enumerate(self.drafts[: end - self.known], self.known):
+                last = follow(last, token)
+                if position >= start:
+                    found.append(last)
+        return found
+
+    def sample(self) -> list[int]:
+        """The drafts up to the first that is not the text's, and the text's own token in its place or behind them."""
+        own = self.text.tokens(self.known, self.known + len(self.drafts) + 1)
+        right = next((at for at, token in enumerate(self.drafts) if token != own[at]), len(self.drafts))
+        self.known += right + 1
+        return own[: right + 1]
 
 
 class Device:
@@ -52,6 +75,15 @@ class Device:
         """Whether a block holds the K/V of exactly these prefixes, from its first slot on."""
         return self._slots[block_id][: len(prefixes)] == list(prefixes)
 
+    def draft(self, name: str, most: int) -> list[int]:
+        """Up to so many tokens as a drafter might put behind a request's: its own, and behind them others."""
+        row = self._rows[name]
+        luck = crc32(f"{name} {row.known}".encode())
+        count, right = luck % (most + 1), luck // 7 % (most + 1)
+        return [
+            token if at < right else token + 1 for at, token in enumerate(row.text.tokens(row.known, row.known + count))
+        ]
+
     def execute(self, output: Any) -> tuple[ModelRunnerOutput, dict[int, set[str]]]:
         """Carry a step out: its sampled tokens, and who wrote to which block. Raises `Wrong`."""
         self._update(output)
@@ -65,6 +97,12 @@ class Device:
             if sum(end - start for start, end in segments) != count:
                 raise Wrong(f"{name}: {count} tokens are scheduled, its segments are {segments}")
             work[name] = segments
+        drafts = getattr(output, "scheduled_spec_decode_tokens", None) or {}
+        for name, segments in work.items():
+            row, end = self._rows[name], segments[-1][1]
+            row.drafts = drafts.get(name, [])
+            if end > row.known + len(row.drafts):
+                raise Wrong(f"{name} computes up to position {end}, and only {row.known} of its tokens exist")
         writers = self._write(work)
         names = list(work)
         sampled = [self._read_and_sample(name, work[name]) for name in names]
@@ -94,7 +132,7 @@ class Device:
         for name, segments in work.items():
             row = self._rows[name]
             for number, group in enumerate(self.groups):
-                for position, prefix in self._positions(row.text, segments):
+                for position, prefix in self._positions(row, segments):
                     index, offset = divmod(position, group.block_size)
                     if index >= len(row.tables[number]):
                         raise Wrong(f"{name} writes position {position} and has {len(row.tables[number])} blocks")
@@ -108,23 +146,20 @@ class Device:
         return writers
 
     @staticmethod
-    def _positions(text: Text, segments: Sequence[Run]) -> Iterator[tuple[int, int]]:
+    def _positions(row: _Row, segments: Sequence[Run]) -> Iterator[tuple[int, int]]:
         for start, end in segments:
-            yield from zip(range(start, end), text.prefixes(start, end), strict=True)
+            yield from zip(range(start, end), row.prefixes(start, end), strict=True)
 
     def _read_and_sample(self, name: str, segments: Sequence[Run]) -> list[int]:
         row = self._rows[name]
         end = segments[-1][1]
-        if end > row.known:
-            raise Wrong(f"{name} computes up to position {end}, and only {row.known} of its tokens exist")
         for number, group in enumerate(self.groups):
             for start, stop in segments:
                 first = 0 if group.window is None else max(start - group.window + 1, 0)
                 self._read(name, row, number, first, stop)
         if end < row.known:
             return []
-        row.known += 1
-        return row.text.tokens(end, end + 1)
+        return row.sample()
 
     def _read(self, name: str, row: _Row, number: int, start: int, end: int) -> None:
         """Positions [start, end) are read: each must hold what it is of."""
@@ -132,6 +167,6 @@ class Device:
         for index in range(start // size, -(-end // size)):
             first, last = max(start, index * size), min(end, (index + 1) * size)
             slots = self._slots[table[index]][first - index * size : last - index * size]
-            if slots != row.text.prefixes(first, last):
+            if slots != row.prefixes(first, last):
                 place = f"positions {first} to {last - 1} of {name} in block {table[index]}"
                 raise Wrong(f"{place} are read, and hold " + ("nothing" if NOTHING in slots else "another prefix"))

