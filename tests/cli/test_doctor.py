@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 import agentcache
-from agentcache.cli import doctor
+from agentcache.cli import child, doctor
 from agentcache.cli.main import app
 from tests import forked
 
@@ -88,7 +88,7 @@ def test_an_engine_that_does_not_start_says_why(engine: dict[str, Any]) -> None:
 def test_bad_input_is_exit_2_and_starts_nothing(
     args: tuple[str, ...], says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor.subprocess, "run", lambda *_, **__: pytest.fail("an engine was started"))
+    monkeypatch.setattr(child.subprocess, "run", lambda *_, **__: pytest.fail("an engine was started"))
     done = invoke(*args)
     assert done.exit_code == 2
     assert done.stdout == ""
@@ -113,7 +113,7 @@ def test_whatever_the_engine_does_there_is_a_finding(
             raise outcome
         return outcome
 
-    monkeypatch.setattr(doctor.subprocess, "run", run)
+    monkeypatch.setattr(child.subprocess, "run", run)
     monkeypatch.setattr(doctor, "_rules", list)
     (tmp_path / "config.json").write_text("{}")
     done = invoke("--model", str(tmp_path))
@@ -187,12 +187,12 @@ def test_it_is_active_here_and_serves_a_sliding_window(tmp_path: Path) -> None:
 @pytest.fixture
 def imported(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that judges a model has vLLM imported; one that starts an engine starts anew, as `doctor` does it."""
-    anew = doctor.subprocess.run
+    anew = child.subprocess.run
 
     def run(command: list[str], **options: Any) -> Any:
         return forked.run(*command[1:]) if command[3:] else anew(command, **options)
 
-    monkeypatch.setattr(doctor.subprocess, "run", run)
+    monkeypatch.setattr(child.subprocess, "run", run)
 
 
 @pytest.mark.vllm

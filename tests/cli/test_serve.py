@@ -104,6 +104,95 @@ def test_a_model_that_is_none_starts_nothing(args: tuple[str, ...], says: str, m
     assert says in done.stderr
 
 
+BOTH = {"kv_role": "kv_both"}
+LAZY = json.dumps(
+    BOTH | {"kv_connector": "SimpleCPUOffloadConnector", "kv_connector_extra_config": {"lazy_offload": True}}
+)
+PINS = json.dumps(BOTH | {"kv_connector": "Pins", "kv_connector_module_path": "pins"})
+THEIR_CONNECTOR = """
+from vllm.distributed.kv_transfer.kv_connector.v1.example_connector import ExampleConnector
+
+class Pins(ExampleConnector):
+    pass
+"""
+
+
+@pytest.mark.vllm
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("tiny-gemma3", "--level", "holes"), "level holes cannot be had here, order can: the model has 6 KV groups"),
+        (("tiny-llama", "--level", "order", "--kv-transfer-config", LAZY), "order cannot be had here, admit can: lazy"),
+        (
+            ("tiny-llama", "--level", "order", "--kv-transfer-config", PINS),
+            "admit can: KV connector Pins does not come",
+        ),
+        (
+            ("tiny-llama", "--level", "admit", "--no-enable-prefix-caching"),
+            "level admit cannot be had here, off can: prefix caching is off",
+        ),
+        (
+            ("tiny-gemma3", "--additional-config", '{"agentcache": {"on_unsupported": "refuse"}}'),
+            "level holes cannot be had here",
+        ),
+    ],
+    ids=["windows", "its own order", "pins blocks", "nothing cached", "nothing else will do"],
+)
+def test_a_level_that_cannot_be_had_is_a_sentence(
+    args: tuple[str, ...], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pins.py").write_text(THEIR_CONNECTOR)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("vLLM was started"))
+    done = invoke(*args)
+    assert done.exit_code == 2, done.stderr
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) == 2  # the sentence, and what to do
+
+
+THEIRS = """
+from vllm.platforms import current_platform
+from vllm.v1.core.sched.scheduler import Scheduler
+
+class Theirs(Scheduler):
+    pass
+
+def register():
+    platform = type(current_platform)
+    stock = platform.check_and_update_config.__func__
+
+    def check_and_update_config(cls, config):
+        stock(cls, config)
+        config.scheduler_config.scheduler_cls = "theirs.Theirs"
+
+    platform.check_and_update_config = classmethod(check_and_update_config)
+"""
+
+
+@pytest.mark.vllm
+def test_two_plug_ins_that_both_replace_the_scheduler_are_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("vLLM was started"))
+    (tmp_path / "theirs.py").write_text(THEIRS)
+    (told := tmp_path / "theirs-1.0.dist-info").mkdir()
+    (told / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (told / "entry_points.txt").write_text("[vllm.general_plugins]\ntheirs = theirs:register\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    done = invoke("tiny-llama", "--level", "admit")
+    assert done.exit_code == 2, done.stderr
+    assert "level admit cannot be had here, off can: the scheduler is theirs.Theirs" in done.stderr
+
+
+@pytest.mark.vllm
+def test_a_level_that_can_be_had_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    started: list[Any] = []
+    monkeypatch.setattr(os, "execv", lambda path, argv: started.append(argv))
+    assert invoke("tiny-gemma3", "--level", "order").exit_code == 0
+    assert len(started) == 1
+
+
 def test_a_hub_name_is_vllms_to_find() -> None:
     done = invoke("meta-llama/Llama-3.1-8B", "--print-config")
     assert json.loads(done.stdout)["argv"][3:5] == ["--model", "meta-llama/Llama-3.1-8B"]

@@ -48,8 +48,6 @@ def judge(model: str, flags: Sequence[str] = ()) -> dict[str, Any]:
     from agentcache.vllm_plugin.launch.cpu_env import prepare
 
     prepare(threads=1)
-    from vllm import EngineArgs
-
     from agentcache.errors import AgentCacheError
     from agentcache.vllm_plugin import compat
     from agentcache.vllm_plugin.config import check_options, load_options
@@ -58,9 +56,8 @@ def judge(model: str, flags: Sequence[str] = ()) -> dict[str, Any]:
     from agentcache.vllm_plugin.levels import Level, Setup, choose, verdict, why_not_fused
     from agentcache.vllm_plugin.steps.prices import starting_profile
 
-    parser = EngineArgs.add_cli_args(compat.argument_parser())
-    known, _ = parser.parse_known_args([*server_argv(served_model(model), {}, flags)[3:], "--skip-tokenizer-init"])
-    config = EngineArgs.from_cli_args(known).create_engine_config()
+    argv = [*server_argv(served_model(model), {}, flags)[3:], "--skip-tokenizer-init"]
+    config = compat.engine_args(argv).create_engine_config()
     # What a start does, in its order: the options, the rules, the prices, and with them the policy.
     try:
         options = load_options(config.additional_config)

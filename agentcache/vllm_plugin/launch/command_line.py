@@ -1,9 +1,11 @@
 """The flags that switch AgentCache on, and the command line of vLLM's server with them."""
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, entry_points, version
+from pathlib import Path
 from typing import Any
 
 from agentcache.errors import ConfigError
@@ -70,14 +72,13 @@ def server_argv(model: str, options: dict[str, Any], flags: Sequence[str], answe
                 hint="give --additional-config one JSON object, which is merged",
             )
         if name in _CONTRADICTIONS:
-            raise ConfigError(
-                f"{name} contradicts `agentcache serve`: {_CONTRADICTIONS[name]}; nothing was started",
-                hint="leave it out, or start vLLM's own server without AgentCache",
-            )
+            raise _contradiction(name)
         if name == "--additional-config":
             additional = _parsed(value if equals else next(given, ""))
             continue
         rest.append(flag)
+        if name == "--config" and not equals:
+            rest.append(_without_scheduler(next(given, "")))
     theirs = additional.pop("agentcache", {})
     if twice := [key for key, value in options.items() if theirs.get(key, value) != value]:
         key = twice[0]
@@ -103,6 +104,24 @@ def server_argv(model: str, options: dict[str, Any], flags: Sequence[str], answe
         *([] if any(flag.startswith("--config") for flag in rest) else told),  # what is in that file would lose
         *rest,
     ]
+
+
+def _without_scheduler(file: str) -> str:
+    """The file of flags itself, if it names no scheduler: the command line would win, and nobody hear of the other."""
+    try:
+        said = Path(file).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return file  # vLLM says what is wrong with it
+    if re.search(r"^scheduler[-_]cls\s*:", said, re.MULTILINE):
+        raise _contradiction("--scheduler-cls", f" in {file}")
+    return file
+
+
+def _contradiction(flag: str, where: str = "") -> ConfigError:
+    return ConfigError(
+        f"{flag}{where} contradicts `agentcache serve`: {_CONTRADICTIONS[flag]}; nothing was started",
+        hint="leave it out, or start vLLM's own server without AgentCache",
+    )
 
 
 def _parsed(text: str) -> dict[str, Any]:

@@ -99,6 +99,13 @@ def test_a_file_of_the_users_is_not_talked_over(cpu: bool, flags: list[str]) -> 
     assert not {"--served-model-name", "--enable-prompt-tokens-details"} & set(argv)
 
 
+@pytest.mark.parametrize("key", ["scheduler-cls", "scheduler_cls"])
+def test_a_file_that_names_a_scheduler_too_starts_nothing(cpu: bool, key: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(f"max-model-len: 64\n{key}: theirs.Scheduler\n")
+    with pytest.raises(ConfigError, match=r"--scheduler-cls in .*mine.yaml contradicts `agentcache serve`"):
+        server_argv("m", {}, ["--config", str(tmp_path / "mine.yaml")])
+
+
 def test_vllm_takes_the_last_word(tmp_path: Path) -> None:
     pytest.importorskip("vllm", reason="the parser is vLLM's")
     from agentcache.vllm_plugin.compat import import_first
