@@ -153,6 +153,15 @@ def missing_runs(held: Iterable[tuple[int, bool]]) -> Iterator[Run]:
         yield Run(start, end, kind)
 
 
+LONG_TOKENS = 32_768
+"""Where in a context a block stands that is neither cheap nor dear."""
+
+
+def spared_share(cost: CostModel, price: LoadPrice) -> float:
+    """Which share of a rebuild a load spares, 0 to 1: of a block in the middle of a long context."""
+    return max(1 - price.block_s / cost.block_seconds(LONG_TOKENS // cost.block_size), 0.0)
+
+
 class TieredCost(CostModel):
     """Prices of a device under which all is held by a tier: what leaves it costs a load where that is sooner."""
 

@@ -71,6 +71,7 @@ class WorkingSetAdmission:
         self.config = config
         self.footing = footing
         self.capacity_blocks = capacity_blocks
+        self.lent_blocks = 0  # room that a tier lends
         self.choice: Choice | InForce = Choice()
         self.counts = AdmissionCounts()
         self.version = 0
@@ -149,6 +150,15 @@ class WorkingSetAdmission:
         self.counts.resizes += 1
         self._stale = True
 
+    def lend(self, blocks: int) -> None:
+        """Contexts may take so many blocks more than the pool has: what a tier holds of them is soon back."""
+        self._stale |= blocks != self.lent_blocks
+        self.lent_blocks = blocks
+
+    @property
+    def _room_blocks(self) -> int:
+        return self.capacity_blocks + self.lent_blocks
+
     def stored(self, keys: Iterable[Key]) -> None:
         """Blocks with these keys are resident now."""
         if self.shares and self.shares.stored(keys):
@@ -225,7 +235,7 @@ class WorkingSetAdmission:
         """
         if self._by_rule:
             return self._apply_rule(now)
-        prefix, room = self._prefix, self.footing.room(self.capacity_blocks, self.config.headroom)
+        prefix, room = self._prefix, self.footing.room(self._room_blocks, self.config.headroom)
         prefix.balance(room)
         taken = f"{prefix.blocks} of {int(room)} are taken by {len(prefix)} jobs before it"
         extra = self._extra()
@@ -260,7 +270,7 @@ class WorkingSetAdmission:
 
     def _apply_rule(self, now: float) -> tuple[dict[str, Excuse], dict[str, str]]:
         """The same by going through all live jobs."""
-        self.choice = choice = choose(self._live.candidates(now), self.capacity_blocks, self.config, self.footing)
+        self.choice = choice = choose(self._live.candidates(now), self._room_blocks, self.config, self.footing)
         self._prefix.moved |= {*choice.members, *choice.held, *self._in, *self._held}
         return choice.exceptions, {name: why for name, why in choice.held.items() if name not in self._held}
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence, Set
 from itertools import repeat
 
+from agentcache.cost import CostModel
+from agentcache.cost.loads import LoadPrice, TieredCost, spared_share
 from agentcache.errors import CheckFailed
 from agentcache.model import (
     NOBODY,
@@ -29,7 +31,7 @@ from agentcache.model import (
 )
 from agentcache.policy.admission.footing import ONE_GROUP, Footing
 from agentcache.policy.admission.working_set import WorkingSetConfig
-from agentcache.policy.base import FollowsSurvival, Policy, Retains, offer_all, touch_all
+from agentcache.policy.base import FollowsPrices, FollowsSurvival, Policy, Retains, offer_all, touch_all
 from agentcache.policy.survival import Survival
 from agentcache.residency.admission import WorkingSetAdmission
 from agentcache.residency.contexts import ContextBook
@@ -37,6 +39,9 @@ from agentcache.residency.tier import Tier
 
 _PASSING = (Standing.SUPERSEDED, Standing.ENDED)
 """How blocks stand whose owners may be forgotten with them."""
+
+LENT = 0.5
+"""Share of a tier that live jobs may count on, where loads take no time."""
 
 _STANDING = {Stop.TOOL_USE: Standing.TOOL, Stop.END_TURN: Standing.END_TURN}
 
@@ -271,6 +276,23 @@ class Residency:
                     changed.append(block)
         if changed:
             self.policy.observe(BlocksRestood(tuple(changed)), now)
+
+    # Prices
+
+    def price_loads(self, cost: CostModel, price: LoadPrice) -> None:
+        """What rebuilds and loads from the tier take from now on.
+
+        What leaves the device costs a load at most, what leaves the tier a rebuild. Admission counts the tier as room
+        as far as loads are sooner, and `LENT` of it: the rest is for those who have given up their places.
+        """
+        if self.tier is None:
+            return
+        if isinstance(self.policy, FollowsPrices):
+            self.policy.reprice(TieredCost(cost.profile, cost.block_size, price))
+        if isinstance(self.tier.policy, FollowsPrices):
+            self.tier.policy.reprice(cost)
+        if self.admission:
+            self.admission.lend(int(LENT * spared_share(cost, price) * self.tier.capacity_blocks))
 
     # Admission
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from agentcache.cost import CostModel
-from agentcache.cost.loads import LoadPrice, TieredCost
+from agentcache.cost.loads import LoadPrice
 from agentcache.errors import InputError
 from agentcache.model import Block, Key, Stop, TurnArrived, TurnFinished, TurnScheduled
 from agentcache.policy import make_policy
@@ -123,7 +123,7 @@ def run_fixed(
     """
     turns = list(turns)
 
-    def made(spec: str, blocks: int, cost: CostModel) -> Policy:
+    def made(spec: str, blocks: int) -> Policy:
         chosen = make_policy("lru" if spec == "vllm-lru" else spec, cost, blocks)
         if "future" in chosen.needs and isinstance(chosen, Foresees):
             chosen.foresee("future", uses_of((turn.start_s, turn.keys) for turn in turns))
@@ -131,9 +131,10 @@ def run_fixed(
 
     tier = None
     if below:
-        tier = Tier(made(below.policy, below.capacity_blocks, cost), below.capacity_blocks, below.through)
-    over = TieredCost(cost.profile, cost.block_size, below.price) if below else cost
-    pool = Pool(Residency(made(policy, capacity_blocks, over), capacity_blocks, tier=tier))
+        tier = Tier(made(below.policy, below.capacity_blocks), below.capacity_blocks, below.through)
+    pool = Pool(Residency(made(policy, capacity_blocks), capacity_blocks, tier=tier))
+    if below:
+        pool.residency.price_loads(cost, below.price)
     schedule = _Schedule(pool, cost, below.price if below else None)
     if len({turn.id for turn in turns}) < len(turns):
         raise InputError("two turns have the same id, expected one each; not run")

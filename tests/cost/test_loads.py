@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentcache.cost import CostModel, CostProfile
-from agentcache.cost.loads import LoadPrice, Run, Split, TieredCost, missing_runs, split_prefix, split_runs
+from agentcache.cost.loads import (
+    LoadPrice,
+    Run,
+    Split,
+    TieredCost,
+    missing_runs,
+    spared_share,
+    split_prefix,
+    split_runs,
+)
 from agentcache.errors import ConfigError
 
 COST = CostModel(CostProfile(c_lin=1e-4, c_att=1e-5), 1)  # a block of one token at index i costs 1.1e-4 + 2e-5 i
@@ -94,6 +103,12 @@ def test_prices_over_a_tier_are_a_load_at_most(head: int, count: int, block_s: f
     alone = [tiered.block_seconds(head + index) for index in range(count)]
     assert alone == [min(COST.block_seconds(head + index), block_s) for index in range(count)]
     assert tiered.run_seconds(head, count) == pytest.approx(sum(alone), abs=1e-12)
+
+
+def test_a_load_spares_less_the_longer_it_takes() -> None:
+    middling_s = COST.block_seconds(32_768)
+    shares = [spared_share(COST, LoadPrice(factor * middling_s)) for factor in (0.0, 0.25, 1.0, 3.0)]
+    assert shares == pytest.approx([1.0, 0.75, 0.0, 0.0])
 
 
 @pytest.mark.parametrize(("block_s", "copy_s"), [(-1.0, 0.0), (float("nan"), 0.0), (0.0, float("inf"))])

@@ -5,9 +5,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, rule, run_state_machine_as_test
 
+from agentcache.cost.loads import LoadPrice
 from agentcache.errors import CheckFailed
-from agentcache.model import Block, BlocksStored, JobFinished, Key, Standing
+from agentcache.model import Block, BlocksStored, JobFinished, Key, Standing, TurnArrived
 from agentcache.policy import make_policy
+from agentcache.policy.admission.working_set import WorkingSetConfig
 from agentcache.policy.base import Foresees
 from agentcache.residency import Residency
 from agentcache.residency.tier import Tier
@@ -160,6 +162,29 @@ def test_a_remnant_is_known_while_either_level_has_a_block_of_it() -> None:
     below.drop(left, host.now)
     assert not any(residency.contexts.owners(key) for key in left)
     residency.check()
+
+
+def test_admission_counts_on_half_of_what_loads_spare() -> None:
+    below = tier(200, "return-index")
+    rule = WorkingSetConfig(headroom=0.0)
+    residency = Residency(make_policy("return-index", COST, 100), 100, admission=rule, tier=below)
+    for number in range(4):
+        keys = tuple(f"{number}-{i}" for i in range(60))
+        residency.observe(TurnArrived(str(number), keys, str(number)), 0.0)
+    rebuild_s = COST.block_seconds(32_768 // COST.block_size)
+    for share, running in ((1.0, [True, False]), (0.5, [True, True]), (0.0, [True, True])):
+        residency.price_loads(COST, LoadPrice(share * rebuild_s))
+        residency.admit(1.0)
+        assert [residency.may_run(str(number)) for number in range(2)] == running
+        assert not residency.may_run("3")
+        residency.check()
+    assert residency.may_run("2"), "180 blocks of 100 and the 100 that are lent"
+
+
+def test_without_a_tier_loads_have_no_price() -> None:
+    residency = Residency(make_policy("return-index", COST, 100), 100, admission=WorkingSetConfig())
+    residency.price_loads(COST, LoadPrice(0.0))
+    assert residency.admission and residency.admission.lent_blocks == 0
 
 
 def test_a_place_that_nobody_accounts_for_is_seen() -> None:

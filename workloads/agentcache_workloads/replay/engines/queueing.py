@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 
 from agentcache.cost import CostModel, CostProfile
-from agentcache.cost.loads import LoadPrice, TieredCost
+from agentcache.cost.loads import LoadPrice
 from agentcache.model import Key, Stop
 from agentcache.policy import make_policy
 from agentcache.policy.admission.names import parse_admission
@@ -157,11 +157,12 @@ class Simulated:
 def make_residency(spec: RunSpec, cost: CostModel, idle: IdleMeter | None = None) -> Residency:
     """The core of a run, whose events `idle` hears too; raises `ConfigError` for a bad spec."""
     policy, rule = ("lru", None) if spec.stock else (spec.policy, parse_admission(spec.admission))
-    price = price_of(spec)
-    over = TieredCost(cost.profile, cost.block_size, price) if price else cost
-    made = make_policy(policy, over, spec.cache_blocks)
+    made = make_policy(policy, cost, spec.cache_blocks)
     make = partial(MeteredResidency, idle) if idle else Residency
-    return make(made, spec.cache_blocks, admission=rule, tier=_tier(spec, cost))
+    residency = make(made, spec.cache_blocks, admission=rule, tier=_tier(spec, cost))
+    if price := price_of(spec):
+        residency.price_loads(cost, price)
+    return residency
 
 
 def price_of(spec: RunSpec) -> LoadPrice | None:
