@@ -43,7 +43,7 @@ def test_groups_of_kinds_that_nobody_has_thought_of_end_no_start(monkeypatch: py
 
 
 def test_without_prefix_caching_nobody_is_held() -> None:
-    template, _ = bare._configured()
+    template, _ = bare._configured(0)
     before, template.cache_config.enable_prefix_caching = template.cache_config.enable_prefix_caching, False
     try:
         scheduler = build(World(level="", admission="working-set"))

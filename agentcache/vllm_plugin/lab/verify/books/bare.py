@@ -15,7 +15,7 @@ NGRAMS = {"method": "ngram", "prompt_lookup_min": 1, "prompt_lookup_max": 3}
 
 
 @cache
-def _configured(drafts: int = 0) -> tuple[Any, Any]:
+def _configured(drafts: int) -> tuple[Any, Any]:
     """What is dear to build: a configuration of vLLM's, and its manager of structured outputs, which nobody uses."""
     compat.init_none_hash(compat.sha256)
     config = compat.EngineArgs(
@@ -86,7 +86,8 @@ class _Clock:
 
 
 def _specs(world: World) -> list[Any]:
-    shape = {"block_size": BLOCK_SIZE, "num_kv_heads": 1, "head_size": 8, "dtype": _configured()[0].model_config.dtype}
+    dtype = _configured(world.drafts)[0].model_config.dtype
+    shape = {"block_size": BLOCK_SIZE, "num_kv_heads": 1, "head_size": 8, "dtype": dtype}
     full = compat.KVCacheGroupSpec(["full"], compat.FullAttentionSpec(**shape))
     windows = [
         compat.KVCacheGroupSpec([f"window {number}"], compat.SlidingWindowSpec(**shape, sliding_window=window))
