@@ -7,15 +7,16 @@ compared with, and what later turns go on from. Then stock vLLM plays the progra
 import gc
 import json
 import random
-import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from agentcache.vllm_plugin.lab.verify.compare import AnswerTally, GivenAnswer
 from agentcache.vllm_plugin.launch.cpu_env import prepare
+from tests import forked
 from tests.vllm_plugin.families.drafters import speculative_config
 from tests.vllm_plugin.families.lifted import LIFTED
 from tests.vllm_plugin.families.table import FAMILIES, Family
@@ -37,18 +38,16 @@ class Turn:
 
 def run(family: str, levels: list[str]) -> dict[str, Any]:
     """The outcomes of stock vLLM and of these levels; fails with the child's own words."""
-    child = subprocess.run(
-        [sys.executable, "-m", "tests.vllm_plugin.families.drive"],
-        input=json.dumps([family, levels]),
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-        cwd=Path(__file__).parents[3],
-    )
+    child = forked.run("-m", "tests.vllm_plugin.families.drive", said=json.dumps([family, levels]))
     assert child.returncode == 0, child.stderr[-3000:]
     outcomes: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
     return outcomes
+
+
+def connector(way: str) -> Any:
+    from tests.vllm_plugin.families import shelf
+
+    return shelf.config(way)
 
 
 class Played:
@@ -74,6 +73,7 @@ class Played:
             "use_tqdm_on_load": False,
             **family.engine,
             **({"speculative_config": speculative_config(family.drafter)} if family.drafter else {}),
+            **({"kv_transfer_config": connector(family.connector)} if family.connector else {}),
             **({} if options is None else plugin_args(options)),
         }
         self.family = family
@@ -212,6 +212,20 @@ def words(rng: random.Random, count: int) -> list[int]:
     return [rng.randrange(3, 500) for _ in range(count)]
 
 
+@contextmanager
+def on_the_shelf(played: Played) -> Iterator[None]:
+    """What a connector of the family's is given stays with it for so long."""
+    if not played.family.connector:
+        yield
+        return
+    from tests.vllm_plugin.families.shelf import SHELF
+
+    SHELF.begin()
+    yield
+    played.met += SHELF.met
+    SHELF.open = False
+
+
 def once_is_enough() -> None:
     """vLLM looks through all modules for kernels to replace at each start, and stumbles over n-gram's compiled ones."""
     from vllm.platforms import current_platform
@@ -233,7 +247,8 @@ def main() -> None:
         turns = turns or jobs(played, random.Random(1))
         assert played.engine.reset_prefix_cache()
         played.met.clear()
-        played.play(turns)
+        with on_the_shelf(played):
+            played.play(turns)
         once_is_enough()
         outcomes[level or "stock"] = played.outcome() | {"control": played.control(turns[JOBS - 1, TURNS - 1])}
         played.engine.engine_core.shutdown()

@@ -1,4 +1,4 @@
-"""What vLLM keeps from its CPU build and these tests want of it: lifted in a test's own process, before its engine."""
+"""What vLLM keeps from its CPU build, or we from connectors, and these tests want of it: lifted in a test's own process, before its engine."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -30,4 +30,13 @@ def checkpoints_of_mamba2() -> None:
     module.MambaMixer2.get_kv_cache_spec = module.MambaBase.get_kv_cache_spec
 
 
-LIFTED: dict[str, Callable[[], None]] = {"MLA": caching_of_latents, "Mamba 2": checkpoints_of_mamba2}
+def ways_of_connectors() -> None:
+    """Of a connector that does not come with vLLM nothing is known: of that of these tests it is."""
+    import_module("agentcache.vllm_plugin.levels").own_connector = lambda given: True
+
+
+LIFTED: dict[str, Callable[[], None]] = {
+    "MLA": caching_of_latents,
+    "Mamba 2": checkpoints_of_mamba2,
+    "connectors": ways_of_connectors,
+}

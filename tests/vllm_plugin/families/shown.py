@@ -24,4 +24,7 @@ def tokens_are_those_of_stock_vllm(name: str) -> None:
         assert all(outcome[what] > 0 for what in MET), (side, outcome)
         assert outcome["control"], f"{side}: content that is wrong was not seen"
         assert bool(outcome.get("drafted")) == bool(family.drafter), side
+        assert bool(outcome.get("loads")) == bool(family.connector), side
+        assert bool(outcome.get("late")) == (family.connector == "late"), side
+        assert bool(outcome.get("failed loads")) == (family.connector == "failing"), side
     assert outcomes["admit"]["held"] > 0

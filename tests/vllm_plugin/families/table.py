@@ -9,7 +9,7 @@ class Family:
     """`pool`: blocks, so few that contexts evict each other; `groups`: vLLM's KV groups by kind, with their number.
 
     `margin`: log-probability by which the cold answer must lead for another one to be wrong. `lifted`, `drafter`: names
-    in the modules that are called so.
+    in the modules that are called so. `connector`: in which way a KV connector in memory gives back what it was given.
     """
 
     model: str
@@ -20,6 +20,7 @@ class Family:
     margin: float = 1e-3
     lifted: str | None = None
     drafter: str | None = None
+    connector: str | None = None
 
 
 FULL = "FullAttentionSpec"
@@ -40,5 +41,8 @@ FAMILIES = {
     "granite-hybrid": Family("tiny-granite-hybrid", "order", {"MambaSpec": 3, FULL: 1}, 50, lifted="Mamba 2"),
     "ngram": Family("tiny-llama", "holes", {FULL: 1}, 48, drafter="ngram"),
     "draft-model": Family("tiny-llama", "order", {FULL: 1}, 48, drafter="draft_model"),
+    "connector": Family("tiny-llama", "order", {FULL: 1}, 48, lifted="connectors", connector="sync"),
+    "late-connector": Family("tiny-llama", "order", {FULL: 1}, 48, lifted="connectors", connector="late"),
+    "failing-connector": Family("tiny-llama", "order", {FULL: 1}, 48, lifted="connectors", connector="failing"),
     "eagle": Family("tiny-llama", "order", {FULL: 1}, 48, drafter="eagle"),
 }
