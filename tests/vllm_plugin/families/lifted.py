@@ -1,4 +1,4 @@
-"""What vLLM keeps from its CPU build, or we from connectors, and these tests want of it: lifted in a test's own process, before its engine."""
+"""What these tests want otherwise than vLLM's CPU build, or we of connectors: lifted in their process, before engines."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -32,7 +32,7 @@ def checkpoints_of_mamba2() -> None:
 
 def ways_of_connectors() -> None:
     """Of a connector that does not come with vLLM nothing is known: of that of these tests it is."""
-    import_module("agentcache.vllm_plugin.levels").own_connector = lambda given: True
+    import_module("agentcache.vllm_plugin.levels.findings").own_connector = lambda given: True
 
 
 LIFTED: dict[str, Callable[[], None]] = {
