@@ -1,4 +1,4 @@
-"""What these tests want otherwise than vLLM's CPU build, or we of connectors: lifted in their process, before engines."""
+"""What these tests want otherwise than vLLM or we do: lifted in a process of their own, before its first engine."""
 
 from collections.abc import Callable
 from importlib import import_module
