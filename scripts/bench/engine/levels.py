@@ -1,6 +1,6 @@
 """What each level gains on the live CPU engine: stock vLLM, `admit` and `order` on three kinds of KV groups.
 
-    OMP_NUM_THREADS=1 python scripts/bench/engine/levels.py --out docs/results/levels.csv
+    OMP_NUM_THREADS=1 python scripts/bench/engine/levels.py --out docs/results/order-live.csv
 
 24 drawn jobs of eight turns, 12 open at once, with pauses of half a second in the mean; a pool of a third of what the
 open contexts take, counted as admission counts it at `order`; steps of 128 tokens, a sixth of a context. A model with
