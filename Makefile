@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check drift beside upstream long kernels clean
+.PHONY: help install demo test check drift next beside upstream long kernels clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
@@ -55,6 +55,9 @@ check: $(STAMP)  ## format, lint, types, directions between the rooms, lengths o
 
 drift: $(STAMP)  ## compare what we build on with the next vLLM, whose Python goes into .venv-drift (60 MB)
 	@$(BIN)/python scripts/drift/drift.py
+
+next: $(STAMP)  ## run the scheduler's tests and the model check on the next vLLM's Python, without an engine (2 minutes)
+	@$(BIN)/python scripts/drift/suite.py
 
 beside: $(STAMP)  ## see that five releases of vLLM run untouched where we are merely installed (downloads 1.6 GB)
 	@$(BIN)/python scripts/drift/beside.py $(RELEASES)

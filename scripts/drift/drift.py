@@ -1,8 +1,9 @@
 """Does the next vLLM still have what AgentCache builds on? Its Python is put into `.venv-drift` and looked at.
 
 `python scripts/drift/drift.py [VERSION]` unpacks the Python files of that release's wheel (no compiled part, no CUDA)
-beside the packages of this environment, collects there and here what the plug-in uses, and compares. The last line
-says all: exit code 0 nothing broke or the wheel cannot be had (a counted skip), 1 something broke.
+beside the packages of this environment, collects there and here what the plug-in uses, and compares. A line for each
+use that moved and still fits; the last line says all: exit code 0 nothing broke or the wheel cannot be had (a counted
+skip), 1 something broke.
 """
 
 import json
@@ -77,6 +78,19 @@ def breaks(here: dict[str, Any], there: dict[str, Any]) -> list[str]:
     return sorted(found)
 
 
+def moves(here: dict[str, Any], there: dict[str, Any]) -> list[str]:
+    """What AgentCache uses and the other vLLM has elsewhere, or with parameters that fit all the same."""
+    old, new = here["signatures"], there["signatures"]
+    places = {use.rpartition(".")[2]: use for use in old if use not in new}
+    found = [f"{use} was {places[name]}" for use in new if (name := use.rpartition(".")[2]) in places]
+    for use in new.keys() & old.keys():
+        more = [parameter for parameter, _, _ in new[use] if parameter not in {was for was, _, _ in old[use]}]
+        if more and not breaks(here, {**there, "missing": [], "signatures": {use: new[use]}}):
+            ours = ", and so does ours" if use in there["overrides"] else ""
+            found.append(f"{use} also takes {', '.join(more)}{ours}")
+    return sorted(found)
+
+
 def looks(*pythons: Path) -> list[dict[str, Any]]:
     """What is found in each environment; they are looked at side by side."""
     children = [
@@ -102,6 +116,8 @@ def main(version: str = NEXT) -> int:
     if here["missing"]:
         print(f"drift: this vLLM itself ({here['version']}) lacks {', '.join(here['missing'])}")
         return 1
+    for moved in moves(here, there):
+        print(f"    {moved}")
     found = breaks(here, there)
     said = f"{len(found)} of {there['uses']} uses break: {'; '.join(found)}" if found else f"{there['uses']} uses fit"
     print(f"drift: vLLM {there['version']} after {here['version']}: {said}")

@@ -105,6 +105,16 @@ def test_breaks_name_what_is_gone_or_no_longer_fits() -> None:
     ]
 
 
+def test_moves_are_what_is_elsewhere_or_takes_more_and_fits() -> None:
+    here = {"missing": [], "signatures": {"C.f": [SELF, A], "C.g": [SELF, A], "h": [A], "old.k": [A], "same": [A]}}
+    there = {
+        "missing": [],
+        "signatures": {"C.f": [SELF, A, B_DEFAULT], "C.g": [SELF, B], "h": [A, B_DEFAULT], "new.k": [A], "same": [A]},
+        "overrides": {"C.f": [SELF, ARGS, KWARGS]},
+    }
+    assert drift.moves(here, there) == ["C.f also takes b, and so does ours", "h also takes b", "new.k was old.k"]
+
+
 def test_a_release_that_cannot_be_had_is_a_counted_skip(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
