@@ -70,7 +70,7 @@ class Pool:
         hash_block_size: int | None = None,
         level: str | None = None,
     ) -> None:
-        template, structured = bare._configured(0)
+        template, structured = bare.configured((), 0)
         config = copy.copy(template)
         for part in ("scheduler_config", "cache_config", "model_config", "parallel_config"):
             setattr(config, part, copy.copy(getattr(template, part)))

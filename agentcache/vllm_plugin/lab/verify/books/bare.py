@@ -1,6 +1,7 @@
 """A scheduler without an engine: vLLM's own classes, or ours over them, built from a configuration alone."""
 
 import copy
+import json
 import random
 from functools import cache
 from typing import Any
@@ -15,36 +16,48 @@ NGRAMS = {"method": "ngram", "prompt_lookup_min": 1, "prompt_lookup_max": 3}
 
 
 @cache
-def _configured(drafts: int) -> tuple[Any, Any]:
+def configured(flags: tuple[str, ...], drafts: int) -> tuple[Any, Any]:
     """What is dear to build: a configuration of vLLM's, and its manager of structured outputs, which nobody uses."""
     compat.init_none_hash(compat.sha256)
-    config = compat.EngineArgs(
-        model_dir("tiny-llama"),
-        skip_tokenizer_init=True,
-        dtype="float32",
-        max_model_len=MAX_LEN,
-        max_num_seqs=6,
-        max_num_batched_tokens=MAX_LEN,
-        enforce_eager=True,
-        speculative_config={**NGRAMS, "num_speculative_tokens": drafts} if drafts else None,
-    ).create_engine_config()
+    parser = compat.EngineArgs.add_cli_args(compat.argument_parser())
+    given = ["--dtype", "float32", "--max-model-len", str(MAX_LEN), "--max-num-seqs", "6", "--enforce-eager"]
+    batch = ["--max-num-batched-tokens", str(MAX_LEN), "--skip-tokenizer-init"]
+    if drafts:
+        batch += ["--speculative-config", json.dumps({**NGRAMS, "num_speculative_tokens": drafts})]
+    args = parser.parse_args(["--model", model_dir("tiny-llama"), *given, *batch, *flags])
+    config = compat.EngineArgs.from_cli_args(args).create_engine_config()
     return config, compat.StructuredOutputManager(config)
 
 
 def groups(world: World) -> list[Group]:
-    return [Group(BLOCK_SIZE), *(Group(BLOCK_SIZE, window) for window in world.windows)]
+    """What the device has to know of a world's KV groups. Where context is sharded, a block is one of each rank."""
+    ranks = configured(world.flags, world.drafts)[0].parallel_config.decode_context_parallel_size
+    return [_group(ranks, *name.split()) for name in world.groups]
+
+
+def _group(ranks: int, kind: str, tokens: str = "0") -> Group:
+    match kind:
+        case "window":
+            return Group(BLOCK_SIZE, window=int(tokens))
+        case "chunk":
+            return Group(BLOCK_SIZE, chunk=int(tokens))
+        case "state":
+            return Group(BLOCK_SIZE, state=True)
+        case _:
+            return Group(BLOCK_SIZE * ranks)
 
 
 def build(world: World) -> Any:
     """A scheduler for a world; one without requests, whatever was built before."""
     from agentcache.vllm_plugin.scheduler import AgentCacheAsyncScheduler, AgentCacheScheduler
 
-    template, structured = _configured(world.drafts)
+    template, structured = configured(world.flags, world.drafts)
     config = copy.copy(template)
     for part in ("scheduler_config", "cache_config", "parallel_config"):
         setattr(config, part, copy.copy(getattr(template, part)))
     config.cache_config.block_size = BLOCK_SIZE
     config.cache_config.num_gpu_blocks = world.pool + 1  # one is vLLM's null block
+    config.cache_config.mamba_cache_mode = "align" if "state" in world.groups else "none"
     config.scheduler_config.policy = world.order
     config.scheduler_config.async_scheduling = world.asynchronous
     config.scheduler_config.scheduler_reserve_full_isl = world.whole
@@ -61,12 +74,13 @@ def build(world: World) -> Any:
         stock = compat.AsyncScheduler if world.asynchronous else compat.Scheduler
     else:
         stock = AgentCacheAsyncScheduler if world.asynchronous else AgentCacheScheduler
+    size = max(group.block_size for group in groups(world))
     scheduler = stock(
         vllm_config=config,
         kv_cache_config=compat.KVCacheConfig(world.pool + 1, [], _specs(world)),
         structured_output_manager=structured,
-        block_size=BLOCK_SIZE,
-        hash_block_size=BLOCK_SIZE,
+        block_size=size,
+        hash_block_size=size,
         log_stats=False,
     )
     if host := getattr(scheduler, "agentcache", None):
@@ -86,17 +100,36 @@ class _Clock:
 
 
 def _specs(world: World) -> list[Any]:
-    dtype = _configured(world.drafts)[0].model_config.dtype
-    shape = {"block_size": BLOCK_SIZE, "num_kv_heads": 1, "head_size": 8, "dtype": dtype}
-    full = compat.KVCacheGroupSpec(["full"], compat.FullAttentionSpec(**shape))
-    windows = [
-        compat.KVCacheGroupSpec([f"window {number}"], compat.SlidingWindowSpec(**shape, sliding_window=window))
-        for number, window in enumerate(world.windows)
+    return [
+        compat.KVCacheGroupSpec([f"layer {number}"], _spec(*name.split())) for number, name in enumerate(world.groups)
     ]
-    return [full, *windows]
 
 
-def request(name: str, prompt: list[int], answer: int, salt: str | None, urgency: int, job: str | None) -> Any:
+def _spec(kind: str, tokens: str = "0") -> Any:
+    dtype = configured((), 0)[0].model_config.dtype
+    shape = {"block_size": BLOCK_SIZE, "num_kv_heads": 1, "head_size": 8, "dtype": dtype}
+    match kind:
+        case "window":
+            return compat.SlidingWindowSpec(**shape, sliding_window=int(tokens))
+        case "chunk":
+            return compat.ChunkedLocalAttentionSpec(**shape, attention_chunk_size=int(tokens))
+        case "state":
+            return compat.MambaSpec(BLOCK_SIZE, shapes=((4,),), dtypes=(dtype,), mamba_cache_mode="align")
+        case "mla":
+            return compat.MLAAttentionSpec(**shape)
+        case _:
+            return compat.FullAttentionSpec(**shape)
+
+
+def request(
+    name: str,
+    prompt: list[int],
+    answer: int,
+    salt: str | None,
+    urgency: int,
+    job: str | None,
+    hash_block_size: int = BLOCK_SIZE,
+) -> Any:
     return compat.Request(
         name,
         prompt,
@@ -105,7 +138,7 @@ def request(name: str, prompt: list[int], answer: int, salt: str | None, urgency
         arrival_time=float(int(name)),
         cache_salt=salt,
         priority=urgency,
-        block_hasher=compat.get_request_block_hasher(BLOCK_SIZE, compat.sha256),
+        block_hasher=compat.get_request_block_hasher(hash_block_size, compat.sha256),
     )
 
 

@@ -41,6 +41,7 @@ class BooksRun(Rig):
         super().__init__(bare.build(world))
         self.world = world
         self.host = getattr(self.scheduler, "agentcache", None)
+        self._hashed = self.scheduler.hash_block_size
         self._texts: dict[str, Text] = {}
         self._requests: dict[str, Any] = {}
         self._device = Device(world.pool + 1, bare.groups(world), self._texts)
@@ -77,8 +78,9 @@ class BooksRun(Rig):
 
     def _hear(self, event: Any, now: float) -> None:
         if isinstance(event, TurnScheduled):
+            assert self.host  # which tells it
             self.scheduled(event)
-            self.met[f"reused at level {self.world.level}"] += event.cached > 0
+            self.met[f"reused at level {self.host.level}"] += event.cached > 0
 
     # Operations
 
@@ -100,11 +102,11 @@ class BooksRun(Rig):
                 tokens = [*Text(tokens, op.salt).tokens(0, len(tokens) + op.answer), 7, 8, 9]
         self._texts[name] = Text(tokens, op.salt)
         job = f"stream {op.context % 3}" if op.context % 2 else None
-        self._requests[name] = request = bare.request(name, tokens, op.answer, op.salt, op.urgency, job)
+        self._requests[name] = request = bare.request(name, tokens, op.answer, op.salt, op.urgency, job, self._hashed)
         self.scheduler.add_request(request)
 
     def _prefixes_of(self, text: Text, index: int) -> list[int]:
-        return text.prefixes(index * BLOCK_SIZE, (index + 1) * BLOCK_SIZE)
+        return text.prefixes(index * self._hashed, (index + 1) * self._hashed)
 
     def evict(self, op: Evict) -> None:
         free = [block.block_id for block in self.pool.blocks if block.block_hash is not None and not block.ref_cnt]
@@ -183,7 +185,7 @@ class BooksRun(Rig):
             if block.block_hash is None:
                 continue
             prefixes = self._meaning[compat.get_block_hash(block.block_hash)]
-            if not self._device.holds(block.block_id, prefixes):
+            if not self._device.holds(block.block_id, prefixes, compat.get_group_id(block.block_hash)):
                 raise Wrong(f"block {block.block_id} bears a key, and does not hold what it says")
         if self.host and self.host.level >= Level.ORDER:
             self.pool.free_block_queue.check()

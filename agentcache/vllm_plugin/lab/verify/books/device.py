@@ -16,10 +16,22 @@ NOTHING = 0
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A KV group: layers that share a block table. `window`: how many tokens back they see; None: all."""
+    """A KV group: layers that share a block table. `window`: how many tokens back they see; None: all.
+
+    `chunk`: they see no further back than to its begin. `state`: a block has one state instead of K/V, of the last
+    token computed in it, and its first slot stands for that (vLLM's cache mode "align").
+    """
 
     block_size: int
     window: int | None = None
+    chunk: int | None = None
+    state: bool = False
+
+    def sees_from(self, position: int) -> int:
+        """The first position that the token here sees."""
+        if self.chunk is not None:
+            return position // self.chunk * self.chunk
+        return 0 if self.window is None else max(position - self.window + 1, 0)
 
 
 @dataclass(slots=True)
@@ -27,12 +39,14 @@ class _Row:
     """A request in the worker's persistent batch: its tables by group, and how many of its tokens exist so far.
 
     `drafts` are the tokens behind those that this step computes to see whether they are the text's.
+    `state`: the index in its tables at which its states are; None before its first step here.
     """
 
     text: Text
     tables: list[list[int]]
     known: int
     drafts: list[int] = field(default_factory=list)
+    state: int | None = None
 
     def prefixes(self, start: int, end: int) -> list[int]:
         """As of the text, but behind what is known it is the drafts that are computed."""
@@ -71,8 +85,10 @@ class Device:
         for block_id in block_ids:
             self._slots[block_id] = [NOTHING] * len(self._slots[block_id])
 
-    def holds(self, block_id: int, prefixes: Sequence[int]) -> bool:
-        """Whether a block holds the K/V of exactly these prefixes, from its first slot on."""
+    def holds(self, block_id: int, prefixes: Sequence[int], group: int = 0) -> bool:
+        """Whether a block holds the K/V of exactly these prefixes, from its first slot on; or the last one's state."""
+        if self.groups[group].state:
+            return self._slots[block_id][0] == prefixes[-1]
         return self._slots[block_id][: len(prefixes)] == list(prefixes)
 
     def draft(self, name: str, most: int) -> list[int]:
@@ -103,6 +119,7 @@ class Device:
             row.drafts = drafts.get(name, [])
             if end > row.known + len(row.drafts):
                 raise Wrong(f"{name} computes up to position {end}, and only {row.known} of its tokens exist")
+        self._carry(work)
         writers = self._write(work)
         names = list(work)
         sampled = [self._read_and_sample(name, work[name]) for name in names]
@@ -121,10 +138,37 @@ class Device:
             row = self._rows[name]
             if name in cached.resumed_req_ids:
                 row.tables = [list(ids) for ids in block_ids]
-                row.known = row.text.prompt_tokens + outputs
+                row.known, row.state = row.text.prompt_tokens + outputs, None
             elif block_ids is not None:
                 for table, more in zip(row.tables, block_ids, strict=True):
                     table.extend(more)
+
+    def _carry(self, work: Mapping[str, Sequence[Run]]) -> None:
+        """Before anybody computes, states are copied to where the step ends, as vLLM's `preprocess_mamba` does."""
+        if not any(group.state for group in self.groups):
+            return
+        size = next(group.block_size for group in self.groups if group.state)
+        carried: dict[int, int] = {}
+        for name, segments in work.items():
+            if len(segments) != 1:
+                raise Wrong(f"{name} computes {segments}, and its states cannot jump")
+            ((start, end),) = segments
+            row = self._rows[name]
+            was = row.state if row.state is not None else (start - 1) // size
+            row.state = -(-end // size) - 1
+            for number, group in enumerate(self.groups):
+                if group.state and start:
+                    table = row.tables[number]
+                    self._read_state(name, table[was], row.text.prefixes(start - 1, start)[0])
+                    if was != row.state:
+                        carried[table[row.state]] = self._slots[table[was]][0]
+        for block_id, state in carried.items():
+            self._slots[block_id][0] = state
+
+    def _read_state(self, name: str, block_id: int, prefix: int) -> None:
+        if (held := self._slots[block_id][0]) != prefix:
+            what = "nothing" if held == NOTHING else "the state of another prefix"
+            raise Wrong(f"{name} goes on from the state in block {block_id}, which holds {what}")
 
     def _write(self, work: Mapping[str, Sequence[Run]]) -> dict[int, set[str]]:
         writers: dict[int, set[str]] = {}
@@ -132,8 +176,7 @@ class Device:
         for name, segments in work.items():
             row = self._rows[name]
             for number, group in enumerate(self.groups):
-                for position, prefix in self._positions(row, segments):
-                    index, offset = divmod(position, group.block_size)
+                for position, index, offset, prefix in self._written(row, group, segments):
                     if index >= len(row.tables[number]):
                         raise Wrong(f"{name} writes position {position} and has {len(row.tables[number])} blocks")
                     block_id = row.tables[number][index]
@@ -146,17 +189,21 @@ class Device:
         return writers
 
     @staticmethod
-    def _positions(row: _Row, segments: Sequence[Run]) -> Iterator[tuple[int, int]]:
+    def _written(row: _Row, group: Group, segments: Sequence[Run]) -> Iterator[tuple[int, int, int, int]]:
+        """Of all that is written: the position, where in the table and in its block, and the prefix."""
         for start, end in segments:
-            yield from zip(range(start, end), row.prefixes(start, end), strict=True)
+            first = end - 1 if group.state else start
+            for position, prefix in zip(range(first, end), row.prefixes(first, end), strict=True):
+                index, offset = divmod(position, group.block_size)
+                yield position, index, 0 if group.state else offset, prefix
 
     def _read_and_sample(self, name: str, segments: Sequence[Run]) -> list[int]:
         row = self._rows[name]
         end = segments[-1][1]
         for number, group in enumerate(self.groups):
             for start, stop in segments:
-                first = 0 if group.window is None else max(start - group.window + 1, 0)
-                self._read(name, row, number, first, stop)
+                if not group.state:
+                    self._read(name, row, number, group.sees_from(start), stop)
         if end < row.known:
             return []
         return row.sample()

@@ -26,16 +26,26 @@ POOLS = (11, 12, 14, 20, 40)
 """Usable blocks. The longest request takes eleven."""
 ANSWER_TOKENS = 6
 ADMISSIONS = ("fcfs", "priority", "program", "resident-first", "fixed-release:5", "working-set")
-WINDOWS = ((), (6,), (9, 9), (5, 14))
+GROUPS = (
+    ("full",),
+    ("full", "window 6"),
+    ("full", "window 9", "window 9"),
+    ("full", "window 5", "window 14"),
+    ("full", "state"),
+    ("state", "full", "state"),
+    ("chunk 8", "full"),
+)
+"""KV groups below `holes`: of full attention, of MLA, with a window or in chunks of so many tokens, or of states."""
 POLICIES = ("return-index", "lru-holes", "lru", "asymcache")
 
 
 class World(msgspec.Struct, frozen=True):
     """A scheduler: ours or vLLM's own (`stock`), with at most `depth` steps whose outputs are not back.
 
-    Only `AsyncScheduler` goes beyond one. `segments` of a request at most, as in `EngineOptions`; `whole`: a prompt
-    begins only where all of it fits; `windows`: of sliding-window groups beside the full one, for `stock` and for
-    levels below `holes`; `drafts`: tokens that are drafted for a request at most, where no step is ahead.
+    `AsyncScheduler` goes beyond one, and a pipeline of several stages. `segments` of a request at most, as in
+    `EngineOptions`; `whole`: a prompt begins only where all of it fits; `groups` as in `GROUPS`, several for `stock`
+    and for levels below `holes`; `level`: the one asked for, or "" for the highest that can be had; `flags`: of vLLM's
+    server; `drafts`: tokens that are drafted for a request at most, where no step is ahead and no group has states.
     """
 
     depth: int = 1
@@ -48,9 +58,10 @@ class World(msgspec.Struct, frozen=True):
     pool: int = POOLS[-1]
     segments: int = 8
     whole: bool = False
-    windows: tuple[int, ...] = ()
+    groups: tuple[str, ...] = ("full",)
     level: str = "holes"
     drafts: int = 0
+    flags: tuple[str, ...] = ()
 
 
 class InWorld(Program, frozen=True):
@@ -73,10 +84,11 @@ def draw_world(rng: random.Random) -> World:
         whole=rng.random() < 0.5,
     )
     if rng.random() >= 0.85:
-        windows = rng.choice(WINDOWS)
+        groups = rng.choice(GROUPS)
         level = rng.choice(("order", "order", "admit"))
-        world = msgspec.structs.replace(world, level=level, windows=windows, pool=world.pool * (1 + len(windows)))
-    return world if world.asynchronous else msgspec.structs.replace(world, drafts=rng.choice((0, 0, 2, 3)))
+        world = msgspec.structs.replace(world, level=level, groups=groups, pool=world.pool * len(groups))
+    drafts = 0 if "state" in world.groups else rng.choice((0, 0, 2, 3))
+    return world if world.asynchronous else msgspec.structs.replace(world, drafts=drafts)
 
 
 def draw(rng: random.Random, world: World | None = None) -> InWorld:

@@ -91,7 +91,7 @@ def test_stock_vllm_with_sliding_windows_beside_full_attention() -> None:
     """Several KV groups: what the device keeps books of does not depend on ours."""
     seen: Counter[str] = Counter()
     for number in range(60):
-        world = World(stock=True, pool=40, windows=(6, 10))
+        world = World(stock=True, pool=40, groups=("full", "window 6", "window 10"))
         seen += books_run.run(worlds.draw(random.Random(f"groups {number}"), world))
     assert seen["answers"] > 100 and seen["preemptions"] > 0
 

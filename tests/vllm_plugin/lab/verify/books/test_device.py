@@ -99,6 +99,43 @@ def test_layers_with_a_window_read_no_further_back() -> None:
         run.execute(step({"a": 1}, **goes_on("a", 9)))
 
 
+def test_layers_that_see_chunks_read_from_the_begin_of_theirs() -> None:
+    run = device(Group(4), Group(4, chunk=8))
+    run.execute(step({"a": 9}, new("a", [1, 2, 3], [4, 5, 6])))
+    run.hand_out([4, 5])
+    run.execute(step({"a": 1}, **goes_on("a", 9)))
+    run.hand_out([6])
+    with pytest.raises(Wrong, match="hold nothing"):
+        run.execute(step({"a": 1}, **goes_on("a", 9)))
+
+
+def test_a_state_is_copied_to_the_block_in_which_the_step_ends() -> None:
+    run = device(Group(4, state=True))
+    run.execute(step({"a": 4}, new("a", [1])))
+    run.execute(step({"a": 6}, **goes_on("a", 4, [0, 3])))
+    assert run.holds(1, TEXTS["a"].prefixes(0, 4)) and run.holds(3, TEXTS["a"].prefixes(8, 10))
+    run.execute(step({"b": 5}, new("b", [1, 0, 5], computed=4)))  # from a state of the same prefix
+    assert run.holds(1, TEXTS["a"].prefixes(0, 4)) and run.holds(5, TEXTS["b"].prefixes(8, 9))
+
+
+@pytest.mark.parametrize(
+    ("output", "what"),
+    [
+        (step({"b": 1}, new("b", [1, 2, 5], computed=8)), "holds nothing"),
+        (step({"b": 1}, new("b", [0, 1, 5], computed=8)), "the state of another prefix"),
+        (step({"b": 5}, new("b", [3, 0, 5], computed=4)), "the state of another prefix"),
+        (step({"b": 5}, new("b", [1, 5, 0], computed=4)), "null block"),
+        (step({"b": 3}, new("b", [1, 2, 5]), segments={"b": [(4, 6), (8, 9)]}), "cannot jump"),
+    ],
+)
+def test_what_is_wrong_with_states_is_seen(output: Any, what: str) -> None:
+    run = device(Group(4, state=True))
+    run.execute(step({"a": 4}, new("a", [1])))
+    run.execute(step({"a": 6}, **goes_on("a", 4, [0, 3])))
+    with pytest.raises(Wrong, match=what):
+        run.execute(output)
+
+
 def test_equal_tokens_of_two_tenants_are_not_the_same() -> None:
     assert Text([5, 6], "x").prefixes(0, 2) != Text([5, 6], "y").prefixes(0, 2)
     assert Text([5, 6]).tokens(0, 9) == Text([5, 6]).tokens(0, 9)
