@@ -204,14 +204,15 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for model in given.models.split(","):
         for seed in map(int, given.seeds.split(",")):
+            beside: dict[str, dict[str, Any]] = {}
             for contender in CONTENDERS:
                 command = [sys.executable, __file__, "--serve", model, contender, str(seed)]
                 child = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-                found = json.loads(child.stdout.splitlines()[-1])
+                found = beside[contender] = json.loads(child.stdout.splitlines()[-1])
                 cell = {"model": model, "live_pool": LIVE_POOL, "contender": contender, "seed": seed, **found}
-                first = rows[-CONTENDERS.index(contender)] if contender != "stock" else cell
-                cell["to_stock"] = round(cell["mean_s"] / first["mean_s"], 4)
-                cell["p90_to_stock"] = round(cell["p90_s"] / first["p90_s"], 4)
+                for other in ("stock", "admit"):
+                    cell[f"to_{other}"] = round(found["mean_s"] / beside[other]["mean_s"], 4) if other in beside else ""
+                cell["p90_to_stock"] = round(found["p90_s"] / beside["stock"]["p90_s"], 4)
                 rows.append(cell | where)
                 print(cell, flush=True)
                 if given.out:
