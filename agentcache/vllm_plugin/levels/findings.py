@@ -82,6 +82,15 @@ def drafts(setup: Setup) -> str | None:
     return f"speculative decoding by {given.method} is on"
 
 
+def merged_groups(setup: Setup) -> str | None:
+    """Windows or chunks in one group with full attention: vLLM tells a scheduler of one layer of each group alone."""
+    text = setup.config.model_config.hf_text_config
+    for name in ("sliding_window", "attention_chunk_size"):
+        if (size := getattr(text, name, None)) and setup.config.scheduler_config.disable_hybrid_kv_cache_manager:
+            return f"the model has {name} {size}, and the hybrid KV cache manager is off"
+    return None
+
+
 def context_parallel(setup: Setup) -> str | None:
     parallel = setup.config.parallel_config
     for name in ("decode_context_parallel_size", "prefill_context_parallel_size"):

@@ -28,6 +28,12 @@ RULES = (
         "set the option mla_holes to have it all the same, where there is no indexer",
     ),
     Rule(
+        "windows among full attention",
+        findings.merged_groups,
+        "which layers of a group see less than everything cannot be told",
+        "leave --disable-hybrid-kv-cache-manager out",
+    ),
+    Rule(
         "dual-chunk attention",
         lambda s: findings.when(
             hasattr(s.config.model_config.hf_config, "dual_chunk_attention_config"),

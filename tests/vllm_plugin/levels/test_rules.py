@@ -104,6 +104,16 @@ def test_a_configuration_gets_what_its_rule_leaves(served: Setup, path: str, val
     assert str(found.why).startswith(f"{found.value}, and ")
 
 
+@pytest.mark.parametrize("name", ["sliding_window", "attention_chunk_size"])
+def test_windows_may_hide_in_a_group_of_full_attention(served: Setup, name: str) -> None:
+    found = changed(served, f"model_config.hf_text_config.{name}", 64)
+    apart = changed(found, "scheduler_config.disable_hybrid_kv_cache_manager", False)
+    merged = changed(found, "scheduler_config.disable_hybrid_kv_cache_manager", True)
+    assert verdict(apart, early=True).level is Level.HOLES
+    assert verdict(merged, early=True).level is Level.ORDER
+    assert str(verdict(merged).why).startswith(f"the model has {name} 64, and the hybrid KV cache manager is off, and ")
+
+
 # The layout of the cache
 
 
@@ -198,6 +208,7 @@ def test_our_order_runs_beside_the_connectors_that_come_with_vllm(
 
 def test_every_rule_has_a_case(served: Setup) -> None:
     tried = {name for _, _, name in LOWERED} | {
+        "windows among full attention",
         "not one full-attention group",
         "hash blocks differ from cache blocks",
         "model runner V2 with a stock worker",
