@@ -8,17 +8,54 @@ from typing import Any, NamedTuple
 
 
 class Architecture(NamedTuple):
-    """`name` as people say it; the class that vLLM runs; transformers' type; what differs from its defaults."""
+    """`name` as people say it; the class that vLLM runs; transformers' type; what differs from its defaults.
+
+    `left_out`: what transformers' class writes and vLLM's own class of that type does not read; `written`: what that
+    reads, and the other does not write.
+    """
 
     name: str
     architecture: str
     model_type: str
     more: dict[str, Any] = {}  # noqa: RUF012  (never mutated)
+    left_out: tuple[str, ...] = ()
+    written: dict[str, Any] = {}  # noqa: RUF012
 
 
 def _layers(count: int, **more: Any) -> dict[str, Any]:
     return {"num_hidden_layers": count, **more}
 
+
+# What vLLM's classes of models read, and the configurations' classes have no defaults for.
+SCALES = {"zero_expert_type": "identity", "mla_scale_q_lora": True, "mla_scale_kv_lora": True}
+KDA = _layers(8, mla_use_nope=True) | {
+    "linear_attn_config": {
+        "kda_layers": [1, 2, 3, 5, 6, 7],
+        "full_attn_layers": [4, 8],
+        "head_dim": 128,
+        "num_heads": 32,
+        "short_conv_kernel_size": 4,
+    }
+}
+GRANITE = _layers(8, layer_types=["mamba", "mamba", "mamba", "attention"] * 2)
+LFM2 = {"block_dim": 2560, "conv_dim": 2560, "layer_types": ["conv", "conv", "full_attention", "conv"] * 2} | _layers(8)
+MIMO = _layers(6) | {
+    "hybrid_layer_pattern": [0, 1, 1, 1, 1, 1],
+    "moe_layer_freq": [0, 1, 1, 1, 1, 1],
+    "layernorm_epsilon": 1e-5,
+    "sliding_window_size": 128,
+    "swa_head_dim": 192,
+    "swa_v_head_dim": 128,
+    "swa_num_attention_heads": 64,
+    "swa_num_key_value_heads": 8,
+}
+V4 = {"compress_ratios": [1, 1, 4, 128, 4, 128], "num_hash_layers": 0}
+STEP_ROPE = {"rope_theta": 10_000.0, "rope_scaling": None}
+STEP = _layers(8) | {
+    "layer_types": ["full_attention", "sliding_attention", "sliding_attention", "sliding_attention"] * 2,
+    "sliding_window": 512,
+    "max_position_embeddings": 65536,
+}
 
 ARCHITECTURES = [
     Architecture("Llama 2, 3", "LlamaForCausalLM", "llama", _layers(4)),
@@ -36,37 +73,42 @@ ARCHITECTURES = [
     Architecture("DeepSeek-V2", "DeepseekV2ForCausalLM", "deepseek_v2", _layers(4)),
     Architecture("DeepSeek-V3, R1, V3.1", "DeepseekV3ForCausalLM", "deepseek_v3", _layers(4)),
     Architecture("DeepSeek-V3.2", "DeepseekV32ForCausalLM", "deepseek_v32", _layers(4)),
-    Architecture("DeepSeek-V4", "DeepseekV4ForCausalLM", "deepseek_v4", _layers(6)),
+    Architecture("DeepSeek-V4", "DeepseekV4ForCausalLM", "deepseek_v4", _layers(6), ("mlp_layer_types",), V4),
     Architecture("Kimi-K2", "DeepseekV3ForCausalLM", "deepseek_v3", _layers(4, n_routed_experts=384)),
-    Architecture("Kimi-Linear", "KimiLinearForCausalLM", "kimi_linear", _layers(8)),
+    Architecture("Kimi-Linear", "KimiLinearForCausalLM", "kimi_linear", KDA),
     Architecture("GLM-4", "Glm4ForCausalLM", "glm4", _layers(4)),
     Architecture("GLM-4.5, 4.6 (MoE)", "Glm4MoeForCausalLM", "glm4_moe", _layers(4, head_dim=128)),
     Architecture("GLM-4.7-Flash", "Glm4MoeLiteForCausalLM", "glm4_moe_lite", _layers(4, first_k_dense_replace=1)),
     Architecture("GLM-5 (DSA)", "GlmMoeDsaForCausalLM", "glm_moe_dsa", _layers(4)),
-    Architecture("MiniMax-M2", "MiniMaxM2ForCausalLM", "minimax_m2", _layers(4, rotary_dim=64)),
+    Architecture("MiniMax-M2", "MiniMaxM2ForCausalLM", "minimax_m2", _layers(4, rotary_dim=64, scoring_func="sigmoid")),
     Architecture("gpt-oss", "GptOssForCausalLM", "gpt_oss", _layers(4)),
     Architecture("Gemma", "GemmaForCausalLM", "gemma", _layers(4)),
     Architecture("Gemma 2", "Gemma2ForCausalLM", "gemma2", _layers(4)),
     Architecture("Gemma 3", "Gemma3ForCausalLM", "gemma3_text", _layers(12)),
     Architecture("Gemma 3n", "Gemma3nForCausalLM", "gemma3n_text", {}),
     Architecture("Gemma 4", "Gemma4ForCausalLM", "gemma4_text", {}),
-    Architecture("Nemotron", "NemotronForCausalLM", "nemotron", _layers(4, head_dim=128)),
-    Architecture("Nemotron-H", "NemotronHForCausalLM", "nemotron_h", {}),
+    Architecture("Nemotron", "NemotronForCausalLM", "nemotron", _layers(4, head_dim=128, num_key_value_heads=8)),
+    Architecture(
+        "Nemotron-H",
+        "NemotronHForCausalLM",
+        "nemotron_h",
+        {"layers_block_type": ["mamba", "mlp", "mamba", "attention"] * 2},
+    ),
     Architecture("Seed-OSS", "SeedOssForCausalLM", "seed_oss", _layers(4)),
     Architecture("Hunyuan dense", "HunYuanDenseV1ForCausalLM", "hunyuan_v1_dense", _layers(4, head_dim=128)),
     Architecture("Hunyuan MoE", "HunYuanMoEV1ForCausalLM", "hunyuan_v1_moe", _layers(4, head_dim=128)),
-    Architecture("Step-3.5", "Step3p5ForCausalLM", "step3p5", {}),
-    Architecture("MiMo-V2-Flash", "MiMoV2FlashForCausalLM", "mimo_v2_flash", {}),
-    Architecture("Longcat-Flash", "LongcatFlashForCausalLM", "longcat_flash", {"num_layers": 2}),
+    Architecture("Step-3.5", "Step3p5ForCausalLM", "step3p5", STEP, ("rope_parameters",), STEP_ROPE),
+    Architecture("MiMo-V2-Flash", "MiMoV2FlashForCausalLM", "mimo_v2_flash", MIMO),
+    Architecture("Longcat-Flash", "LongcatFlashForCausalLM", "longcat_flash", {"num_layers": 2} | SCALES),
     Architecture("ERNIE 4.5", "Ernie4_5ForCausalLM", "ernie4_5", _layers(4)),
     Architecture("EXAONE 4", "Exaone4ForCausalLM", "exaone4", _layers(8)),
     Architecture("Granite", "GraniteForCausalLM", "granite", _layers(4)),
-    Architecture("Granite 4 (hybrid)", "GraniteMoeHybridForCausalLM", "granitemoehybrid", {}),
+    Architecture("Granite 4 (hybrid)", "GraniteMoeHybridForCausalLM", "granitemoehybrid", GRANITE),
     Architecture("Bamba", "BambaForCausalLM", "bamba", _layers(8, attn_layer_indices=[3, 7])),
     Architecture("Falcon-H1", "FalconH1ForCausalLM", "falcon_h1", _layers(4)),
     Architecture("Jamba", "JambaForCausalLM", "jamba", _layers(8)),
     Architecture("Mamba 2", "Mamba2ForCausalLM", "mamba2", _layers(4)),
-    Architecture("LFM2", "Lfm2ForCausalLM", "lfm2", {}),
+    Architecture("LFM2", "Lfm2ForCausalLM", "lfm2", LFM2),
     Architecture("Zamba 2", "Zamba2ForCausalLM", "zamba2", {}),
     Architecture("OLMo 2", "Olmo2ForCausalLM", "olmo2", _layers(4)),
     Architecture("OLMo 3", "Olmo3ForCausalLM", "olmo3", _layers(4)),

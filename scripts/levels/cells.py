@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from architectures import ARCHITECTURES, FLAGS, Architecture
+from lifted import lift
 
 from agentcache.vllm_plugin.launch.cpu_env import prepare
 
@@ -21,7 +22,7 @@ def write_config(one: Architecture, folder: Path) -> None:
     from transformers import AutoConfig
 
     config = AutoConfig.for_model(one.model_type, **one.more)
-    given = config.to_dict()
+    given = {name: value for name, value in config.to_dict().items() if name not in one.left_out} | one.written
     given |= {"architectures": [one.architecture], "model_type": one.model_type, "torch_dtype": "bfloat16"}
     (folder / "config.json").write_text(json.dumps(given))
 
@@ -37,14 +38,15 @@ def configured(folder: Path, flags: tuple[str, ...]) -> Any:
 
 def level(config: Any, groups: list[Any]) -> dict[str, str | None]:
     """The level of a scheduler that is built over these groups, and why no higher one."""
-    from vllm.v1.core.kv_cache_utils import resolve_kv_cache_block_sizes
+    from vllm.v1.core.kv_cache_utils import generate_scheduler_kv_cache_config, resolve_kv_cache_block_sizes
 
     from agentcache.vllm_plugin import compat
     from agentcache.vllm_plugin.levels import Setup, verdict
     from agentcache.vllm_plugin.scheduler import AgentCacheScheduler
 
     config.cache_config.num_gpu_blocks = BLOCKS
-    cache = compat.KVCacheConfig(BLOCKS, [], groups)
+    cache = generate_scheduler_kv_cache_config([compat.KVCacheConfig(BLOCKS, [], groups)])
+    groups = cache.kv_cache_groups
     if len(groups) == 1:  # as an engine does when it has the groups
         config.cache_config.block_size = groups[0].kv_cache_spec.block_size
     size, hashed = resolve_kv_cache_block_sizes(cache, config)
@@ -83,4 +85,5 @@ def row(one: Architecture) -> dict[str, Any]:
 
 if __name__ == "__main__":
     prepare(threads=1)
+    lift()
     print(json.dumps(row(next(one for one in ARCHITECTURES if one.name == sys.argv[1]))))

@@ -25,8 +25,10 @@ HEAD = """# Levels
 What runs at which [level](architecture.md#levels), by architecture and by flags of vLLM's server. Every cell is the
 real scheduler of AgentCache, built over the KV groups that vLLM {version} makes of the architecture (on torch's meta
 device, without weights; fewer layers of the same pattern), with the flags in its column. `-`: this vLLM, on a CPU, does
-not take the combination. Made by `scripts/levels/table.py` out of
-[its list](../scripts/levels/architectures.py); the sizes are the defaults of transformers' classes.
+not take the combination; what else keeps a CPU from building a model, and its KV groups do not depend on, is
+[lifted](../scripts/levels/lifted.py). Made by `scripts/levels/table.py` out of
+[its list](../scripts/levels/architectures.py); the sizes are the defaults of transformers' classes, or theirs who made
+the model.
 
 """
 
