@@ -23,12 +23,13 @@ from agentcache.model.events import (
 )
 from agentcache.model.owners import NOBODY, Owners
 from agentcache.model.signals import BlocksRestood, ContextChanged
-from agentcache.model.standing import LIVELIEST, Standing
+from agentcache.model.standing import LIVELIEST, OVER, Standing
 from agentcache.model.tally import Tally
 
 __all__ = [
     "LIVELIEST",
     "NOBODY",
+    "OVER",
     "Block",
     "BlocksEvicted",
     "BlocksRestood",

@@ -16,4 +16,7 @@ class Standing(Enum):
 LIVELIEST = (Standing.TOOL, Standing.END_TURN, Standing.UNKNOWN, Standing.SUPERSEDED, Standing.ENDED)
 """Several contexts may share a block: it stands as well as the liveliest of them."""
 
+OVER = (Standing.SUPERSEDED, Standing.ENDED)
+"""How blocks stand that nobody is expected back for."""
+
 RANK = {standing: rank for rank, standing in enumerate(LIVELIEST)}

@@ -10,11 +10,9 @@ from typing import ClassVar
 
 from agentcache.cost import CostModel
 from agentcache.errors import CheckFailed
-from agentcache.model import Block, BlocksRestood, Event, Standing
+from agentcache.model import OVER, Block, BlocksRestood, Event
 from agentcache.policy.base import Reuse
 from agentcache.policy.published.lru import Lru
-
-_OVER = (Standing.ENDED, Standing.SUPERSEDED)
 
 
 class LruLive:
@@ -30,7 +28,7 @@ class LruLive:
     def offer(self, block: Block, now: float) -> None:
         if block in self:
             raise ValueError(f"{block} is evictable already")
-        (self._over if block.standing in _OVER else self._live).offer(block, now)
+        (self._over if block.standing in OVER else self._live).offer(block, now)
 
     def touch(self, block: Block, now: float) -> None:
         self.forget(block)
@@ -61,5 +59,5 @@ class LruLive:
         self._live.check()
         for order, over in ((self._over, True), (self._live, False)):
             for block in order:
-                if (block.standing in _OVER) is not over:
+                if (block.standing in OVER) is not over:
                     raise CheckFailed(f"{self.name}: {block} is filed as over={over}")

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 
 from agentcache.cost import CostModel
 from agentcache.errors import CheckFailed, ConfigError
-from agentcache.model import Block, BlocksRestood, Context, ContextChanged, Event, Owners, Standing, Tally
+from agentcache.model import OVER, Block, BlocksRestood, Context, ContextChanged, Event, Owners, Standing, Tally
 from agentcache.policy.base import Reuse
 from agentcache.policy.guard import Guard
 from agentcache.policy.survival import BUCKETS, EDGES, Survival, bucket
@@ -268,7 +268,7 @@ class ReturnIndex:
     def _value(self, group: _Group, first: Block) -> float:
         if self.guard.resting:
             return float(first.release)
-        if not self._survival.ready and first.standing in (Standing.SUPERSEDED, Standing.ENDED):
+        if not self._survival.ready and first.standing in OVER:
             return -1.0  # over: it goes before what is idle, of which nothing is known and age decides
         count = len(group.blocks) if self.reuse == "prefix" else min(self._run, len(group.blocks))
         return group.rate * self._cost.run_seconds(group.blocks[-1].index, count) / count

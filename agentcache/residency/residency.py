@@ -1,13 +1,12 @@
 """The residency: what is in memory, whose it is, and what leaves next. The one core of every host."""
 
 from collections.abc import Iterable, Sequence, Set
-from itertools import repeat
 
 from agentcache.cost import CostModel
 from agentcache.cost.loads import LoadPrice, TieredCost, spared_share
 from agentcache.errors import CheckFailed
 from agentcache.model import (
-    NOBODY,
+    OVER,
     Block,
     BlocksRestood,
     BlocksStored,
@@ -18,7 +17,6 @@ from agentcache.model import (
     Hold,
     JobFinished,
     Key,
-    Owners,
     PoolResized,
     Release,
     Standing,
@@ -35,10 +33,8 @@ from agentcache.policy.base import FollowsPrices, FollowsSurvival, Policy, Retai
 from agentcache.policy.survival import Survival
 from agentcache.residency.admission import WorkingSetAdmission
 from agentcache.residency.contexts import ContextBook
+from agentcache.residency.standings import released, restood
 from agentcache.residency.tier import Tier
-
-_PASSING = (Standing.SUPERSEDED, Standing.ENDED)
-"""How blocks stand whose owners may be forgotten with them."""
 
 LENT = 0.5
 """Share of a tier that live jobs may count on, where loads take no time."""
@@ -261,21 +257,8 @@ class Residency:
         """
         if self.tier:
             self.tier.restand(keys, now, kept)
-        before: Owners | None = None
-        standing = Standing.UNKNOWN
-        changed = []
-        for index, key in enumerate(keys):
-            if key not in self._evictable:
-                continue
-            owners = self.contexts.owners(key)
-            if owners is not before:
-                before, standing = owners, owners.standing
-            for block in self._copies(key):
-                if block.standing is not standing or block.owners is not owners or index not in kept:
-                    block.standing, block.owners = standing, owners
-                    changed.append(block)
-        if changed:
-            self.policy.observe(BlocksRestood(tuple(changed)), now)
+        if changed := restood(keys, self._evictable, self._copies, self.contexts.owned, kept):
+            self.policy.observe(BlocksRestood(changed), now)
 
     # Prices
 
@@ -328,15 +311,9 @@ class Residency:
     def release(self, blocks: Iterable[Block], now: float) -> None:
         """The last reference to each of these is gone. They come in the host's order: a turn's tail first."""
         self._releases += 1
-        release = self._releases
         blocks = list(blocks)
         keys = [block.key for block in blocks]
-        before: Owners | None = None
-        standing = Standing.UNKNOWN
-        for block, owners in zip(blocks, map(self.contexts.owned.get, keys, repeat(NOBODY)), strict=True):
-            if owners is not before:
-                before, standing = owners, owners.standing
-            block.release, block.released_at, block.standing, block.owners = release, now, standing, owners
+        released(blocks, keys, self.contexts.owned, self._releases, now)
         first = list(map(self._evictable.setdefault, keys, blocks))
         if first != blocks:
             for block, found in zip(blocks, first, strict=True):
@@ -386,7 +363,7 @@ class Residency:
     def _forget(self, blocks: Iterable[Block], now: float) -> None:
         """These are gone from a level: with the last of its blocks in either one a remnant is forgotten."""
         for block in blocks:
-            if block.standing not in _PASSING or self._is_held(block.key):
+            if block.standing not in OVER or self._is_held(block.key):
                 continue
             if remnant := self.contexts.forget_key(block.key):
                 self.survival.lost(remnant, now)

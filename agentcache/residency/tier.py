@@ -1,7 +1,7 @@
 """The tier: blocks kept below the device, in host memory or behind it, under an order of their own."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from itertools import islice, repeat
+from itertools import islice
 from operator import attrgetter
 
 from agentcache.cost import CostModel
@@ -9,6 +9,7 @@ from agentcache.cost.loads import LoadPrice, Split, missing_runs, split_prefix, 
 from agentcache.errors import CheckFailed
 from agentcache.model import NOBODY, Block, BlocksRestood, Event, Key, Owners, Standing
 from agentcache.policy.base import Policy, Reuse, offer_all, touch_all
+from agentcache.residency.standings import released, restood
 
 _index = attrgetter("index")
 
@@ -191,32 +192,19 @@ class Tier:
 
     def _offer(self, blocks: Collection[Block], now: float) -> None:
         self._releases += 1
-        for block, owners in zip(blocks, map(self.owned.get, [b.key for b in blocks], repeat(NOBODY)), strict=True):
-            block.release, block.released_at, block.standing, block.owners = (
-                self._releases,
-                now,
-                owners.standing,
-                owners,
-            )
-        self._offer_all(list(blocks), now)
+        blocks = list(blocks)
+        released(blocks, [block.key for block in blocks], self.owned, self._releases, now)
+        self._offer_all(blocks, now)
 
     def restand(self, keys: Iterable[Key], now: float, kept: range = range(0)) -> None:
         """Write standing and owners of what is held of a chain anew; those at `kept` are of the same contexts."""
-        changed = []
-        before: Owners | None = None
-        standing = Standing.UNKNOWN
-        for index, key in enumerate(keys):
-            block = self._held.get(key)
-            if block is None or not self._is_ordered(block):
-                continue
-            owners = self.owned.get(key, NOBODY)
-            if owners is not before:
-                before, standing = owners, owners.standing
-            if block.standing is not standing or block.owners is not owners or index not in kept:
-                block.standing, block.owners = standing, owners
-                changed.append(block)
-        if changed:
-            self.policy.observe(BlocksRestood(tuple(changed)), now)
+
+        def ordered(key: Key) -> Iterable[Block]:
+            block = self._held[key]
+            return (block,) if self._is_ordered(block) else ()
+
+        if changed := restood(keys, self._held, ordered, self.owned, kept):
+            self.policy.observe(BlocksRestood(changed), now)
 
     def observe(self, event: Event, now: float) -> None:
         """What jobs do, for the policy."""

@@ -71,7 +71,6 @@ class ShelfConnector(KVConnectorBase_V1):
         self._late: dict[str, tuple[int, list[Named]]] = {}
         self._failed: set[int] = set()
         self._spoilt: set[str] = set()
-        self._done: set[str] = set()
 
     # In the scheduler
 
