@@ -183,7 +183,13 @@ CALLS = st.lists(
     ),
     min_size=1,
     max_size=12,
+).map(
+    lambda drawn: [
+        (at, call(f"t{i}", text, output, SIZE * len(text) + extra, job=job, stop=Stop.TOOL_USE))
+        for i, (at, text, output, extra, job) in enumerate(drawn)
+    ]
 )
+ALL_COSTS = CostProfile(c_lin=1e-3, c_att=1e-7, c_dec=1e-3, c_kv=1e-6, c0=1e-3, floor=5e-3)
 
 
 @settings(max_examples=60)
@@ -194,14 +200,9 @@ CALLS = st.lists(
     st.integers(18, 40),
 )
 def test_any_load_runs_to_its_end_and_stretches_are_only_faster(
-    drawn: list[tuple[float, str, int, int, str]], policy: str, admission: str, blocks: int
+    calls: list[tuple[float, Call]], policy: str, admission: str, blocks: int
 ) -> None:
-    calls = [
-        (at, call(f"t{i}", text, output, SIZE * len(text) + extra, job=job, stop=Stop.TOOL_USE))
-        for i, (at, text, output, extra, job) in enumerate(drawn)
-    ]
-    profile = CostProfile(c_lin=1e-3, c_att=1e-7, c_dec=1e-3, c_kv=1e-6, c0=1e-3, floor=5e-3)
-    sims = [engine(blocks, policy, admission, profile, kind, max_batched_tokens=64) for kind in (Engine, OneByOne)]
+    sims = [engine(blocks, policy, admission, ALL_COSTS, kind, max_batched_tokens=64) for kind in (Engine, OneByOne)]
     fast, slow = (run(sim, calls) for sim in sims)
     assert fast.keys() == {each.id for _, each in calls}
     for sim in sims:
@@ -274,19 +275,14 @@ def test_decodes_go_on_while_another_turn_loads() -> None:
     st.booleans(),
 )
 def test_any_load_runs_to_its_end_over_a_tier(
-    drawn: list[tuple[float, str, int, int, str]],
+    calls: list[tuple[float, Call]],
     policy: str,
     admission: str,
     blocks: int,
     below: tuple[str, int, float],
     through: bool,
 ) -> None:
-    calls = [
-        (at, call(f"t{i}", text, output, SIZE * len(text) + extra, job=job, stop=Stop.TOOL_USE))
-        for i, (at, text, output, extra, job) in enumerate(drawn)
-    ]
-    profile = CostProfile(c_lin=1e-3, c_att=1e-7, c_dec=1e-3, c_kv=1e-6, c0=1e-3, floor=5e-3)
-    sim = engine(blocks, policy, admission, profile, Checked, below, through, max_batched_tokens=64)
+    sim = engine(blocks, policy, admission, ALL_COSTS, Checked, below, through, max_batched_tokens=64)
     done = run(sim, calls)
     assert done.keys() == {each.id for _, each in calls}
     for entry in done.values():
