@@ -288,10 +288,10 @@ class Residency:
         return decisions
 
     def _hold(self, context: Context, held: bool, now: float) -> None:
-        """Turns of the context's job wait from now on, or may run; the policy hears of it."""
+        """Turns of the context's job wait from now on, or may run; both levels hear of it."""
         if context.held is not held:
             context.held = held
-            self.policy.observe(ContextChanged(context), now)
+            self._tell(ContextChanged(context), now)
 
     def may_run(self, turn: str) -> bool:
         """Whether admission lets a queued turn run, as of the last `admit`."""

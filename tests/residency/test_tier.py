@@ -7,7 +7,7 @@ from hypothesis.stateful import initialize, invariant, rule, run_state_machine_a
 
 from agentcache.cost.loads import LoadPrice
 from agentcache.errors import CheckFailed
-from agentcache.model import Block, BlocksStored, JobFinished, Key, Standing, TurnArrived
+from agentcache.model import Block, BlocksStored, ContextChanged, Event, JobFinished, Key, Standing, TurnArrived
 from agentcache.policy import make_policy
 from agentcache.policy.admission.working_set import WorkingSetConfig
 from agentcache.policy.base import Foresees
@@ -292,3 +292,21 @@ def test_both_levels_balance(spec: str) -> None:
 def test_every_policy_orders_a_tier(spec: str) -> None:
     machine = type("Machine", (BothLevels,), {"below": spec})
     run_state_machine_as_test(machine, settings=settings(max_examples=8, stateful_step_count=30))
+
+
+def test_both_levels_hear_which_turns_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    below = tier(8)
+    core = Residency(make_policy("lru", COST, 4), 4, admission=WorkingSetConfig(headroom=0.0), tier=below)
+    heard: dict[str, list[tuple[str, bool]]] = {"device": [], "tier": []}
+    for level, policy in (("device", core.policy), ("tier", below.policy)):
+
+        def observe(event: Event, now: float, level: str = level) -> None:
+            if isinstance(event, ContextChanged):
+                heard[level].append((event.context.job, event.context.held))
+
+        monkeypatch.setattr(policy, "observe", observe)
+    for job, text in (("a", "abc"), ("b", "xyz")):
+        core.observe(TurnArrived(job, chain(text), job), 0.0)
+    core.admit(0.0)
+    assert heard["device"][-1] == ("b", True)
+    assert heard["tier"] == heard["device"]
