@@ -58,7 +58,7 @@ WINGS: dict[str, tuple[set[str], ...]] = {
         {"config", "spare"},
         {"levels"},
         {"host"},
-        {"blocks", "link"},
+        {"blocks", "copies", "link"},
         {"steps"},
         {"scheduler", "launch"},
         {"rows"},

@@ -336,10 +336,13 @@ class Residency:
             if self.tier:
                 self.tier.fall([block.key], block.released_at)
 
-    def withdrawn(self, keys: Iterable[Key]) -> None:
+    def withdrawn(self, keys: Iterable[Key], now: float) -> None:
         """Blocks that are not evictable, for they are in use, no longer bear these keys."""
+        keys = list(keys)
         if self.admission:
             self.admission.evicted(keys)
+        if self.tier:
+            self.tier.fall(keys, now)
 
     def victims(self, need: int, now: float, excluded: Set[Block] = frozenset()) -> list[Block] | None:
         """Take out exactly `need` evictable blocks to overwrite; None, and nothing changed, if there are fewer."""

@@ -1,6 +1,6 @@
 """The tier: blocks kept below the device, in host memory or behind it, under an order of their own."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from operator import attrgetter
 
@@ -117,16 +117,20 @@ class Tier:
         """The device has blocks with these keys now; nothing happens if the tier is written through."""
         if self.through:
             return
-        doubled = [block for key in keys if (block := self._held.get(key)) and self._is_ordered(block)]
+        doubled = [block for block in self._each(keys) if self._is_ordered(block)]
         self._touch_all(doubled, now)
         self._doubled.update(dict.fromkeys(doubled))
 
     def fall(self, keys: Iterable[Key], now: float) -> None:
         """The device has no blocks with these keys any more, and gives none to copy."""
-        alone = [block for key in keys if (block := self._held.get(key)) and block in self._doubled]
+        alone = [block for block in self._each(keys) if block in self._doubled]
         for block in alone:
             del self._doubled[block]
         self._offer(alone, now)
+
+    def _each(self, keys: Iterable[Key]) -> Iterator[Block]:
+        """What is held of these keys, each block once: two turns may have computed the same one."""
+        return (block for key in dict.fromkeys(keys) if (block := self._held.get(key)))
 
     def _is_ordered(self, block: Block) -> bool:
         return block not in self._doubled and block not in self._pins
@@ -149,7 +153,7 @@ class Tier:
 
     def use(self, keys: Iterable[Key], now: float) -> None:
         """A turn had these keys, in this order: what is held of them is as young as what was just written."""
-        blocks = [block for key in keys if (block := self._held.get(key)) and self._is_ordered(block)]
+        blocks = [block for block in self._each(keys) if self._is_ordered(block)]
         self._touch_all(blocks, now)
         self._offer(blocks, now)
 
@@ -176,7 +180,7 @@ class Tier:
 
     def drop(self, keys: Iterable[Key], now: float) -> None:
         """What is held of these keys, and not being loaded, is of no use."""
-        blocks = [block for key in keys if (block := self._held.get(key)) and block not in self._pins]
+        blocks = [block for block in self._each(keys) if block not in self._pins]
         for block in blocks:
             if block not in self._doubled:
                 self.policy.forget(block)

@@ -96,8 +96,10 @@ __all__ = [
     "adopt",
     "argument_parser",
     "backends_of",
+    "caches_of",
     "cpu_runner_class",
     "engine_args",
+    "free_memory_bytes",
     "get_block_hash",
     "get_group_id",
     "get_kv_cache_spec_kind",
@@ -142,6 +144,7 @@ def version_of_vllm() -> str:
 
 
 _ON_DEMAND = {
+    "AsyncModelRunnerOutput": "vllm.v1.outputs",
     "CPUAttentionBackend": "vllm.v1.attention.backends.cpu_attn",
     "CPUAttentionMetadataBuilder": "vllm.v1.attention.backends.cpu_attn",
     "CPUWorker": "vllm.v1.worker.cpu_worker",
@@ -229,6 +232,19 @@ def named_backend(backend: Any) -> type | None:
 def backends_of(runner: Any) -> list[type]:
     """The attention backends that a model runner runs, once it has its cache."""
     return [group.backend for groups in runner.attn_groups for group in groups]
+
+
+def caches_of(config: Any, kv_cache_config: Any) -> list[Any]:
+    """The caches of all layers that have one of their own, on this rank, [blocks, ...] each."""
+    grouped = import_module("vllm.v1.kv_cache_interface").group_kernel_blocks
+    layers = config.compilation_config.static_forward_context
+    names = [name for group in kv_cache_config.kv_cache_groups for name in group.layer_names]
+    return [grouped(layers[name].kv_cache, kv_cache_config.num_blocks) for name in names]
+
+
+def free_memory_bytes() -> int:
+    """What this machine, or the part of it that we are given, has to give."""
+    return int(import_module("psutil").virtual_memory().available)
 
 
 def query_heads(config: Any, layer_names: list[str]) -> int:

@@ -1,5 +1,6 @@
 """The options of the plug-in: what stands under `agentcache` in vLLM's `--additional-config`."""
 
+import math
 from typing import Any, Literal
 
 import msgspec
@@ -24,6 +25,8 @@ class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `max_segments`: runs of missing tokens of one request; over it, resident runs that save least are computed again.
     `mla_holes`: reuse behind holes for models with MLA too, in sequential mode; no GPU has shown it yet.
     `max_contexts`: idle contexts remembered.
+    `host_memory`: GiB of host memory below the pool, for blocks that leave it; None takes none. `host_policy`: their
+    order, by the name of a policy.
     `receipts`: a file that gets one JSON line a turn: what was reused, what was missing and why; None writes none.
     `service`: the Ray cluster whose residency service to join: `auto` or `HOST:PORT`, and `/NAMESPACE` if it is not
     the usual one; None joins none. `engine`: what this engine is called there; None makes a name up.
@@ -40,6 +43,8 @@ class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_segments: int = 8
     mla_holes: bool = False
     max_contexts: int = 4096
+    host_memory: float | None = None
+    host_policy: str = "return-index"
     receipts: str | None = None
     service: str | None = None
     engine: str | None = None
@@ -66,6 +71,8 @@ def load_options(additional_config: Any) -> EngineOptions:
     for name in ("max_segments", "max_contexts"):
         if (value := getattr(options, name)) < 1:
             raise ConfigError(f"{name} is {value}, expected at least 1; not started", hint)
+    if options.host_memory is not None and not (math.isfinite(options.host_memory) and options.host_memory > 0):
+        raise ConfigError(f"host_memory is {options.host_memory} GiB, expected more than 0; not started", hint)
     if options.engine is not None and (not 0 < len(options.engine) <= MAX_ID_BYTES or "/" in options.engine):
         raise ConfigError(f"engine is {options.engine!r}, expected a short name without a slash; not started", hint)
     return options
@@ -84,7 +91,8 @@ def check_options(options: EngineOptions, profile: CostProfile | None = None) ->
         Lines(options.receipts, bytes).close()
     if profile is None:
         profile = CostProfile.load(options.profile) if options.profile else CostProfile(c_lin=1.0, c_att=1.0)
-    make_online_policy(options.policy, CostModel(profile, block_size=16), capacity_blocks=1)
+    for name in (options.policy, options.host_policy):
+        make_online_policy(name, CostModel(profile, block_size=16), capacity_blocks=1)
 
 
 def parse_service(spec: str) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from agentcache.vllm_plugin import compat
+from agentcache.vllm_plugin.copies.carrying_worker import CarryingWorker
 from agentcache.vllm_plugin.levels import check_backends
 from agentcache.vllm_plugin.rows.planned_worker import PlannedWorker
 from agentcache.vllm_plugin.rows.runners import SegmentedRunner, SegmentedRunnerV2
@@ -12,7 +13,7 @@ TRITON = "agentcache.vllm_plugin.rows.backend.SegmentBackend"
 """The same kernels as on a GPU, for `--attention-backend CUSTOM`; they need Triton's interpreter here."""
 
 
-class AgentCacheCPUWorker(PlannedWorker, compat.CPUWorker):
+class AgentCacheCPUWorker(PlannedWorker, CarryingWorker, compat.CPUWorker):
     """`--worker-cls agentcache.vllm_plugin.cpu_worker.AgentCacheCPUWorker`"""
 
     def init_device(self) -> None:

@@ -3,12 +3,13 @@
 from typing import Any
 
 from agentcache.vllm_plugin import compat
+from agentcache.vllm_plugin.copies.carrying_worker import CarryingWorker
 from agentcache.vllm_plugin.levels import check_backends
 from agentcache.vllm_plugin.rows.planned_worker import PlannedWorker
 from agentcache.vllm_plugin.rows.runners import SegmentedRunner, SegmentedRunnerV2
 
 
-class AgentCacheGPUWorker(PlannedWorker, compat.GPUWorker):
+class AgentCacheGPUWorker(PlannedWorker, CarryingWorker, compat.GPUWorker):
     """`--worker-cls agentcache.vllm_plugin.gpu_worker.AgentCacheGPUWorker`"""
 
     def _make_model_runner(self) -> Any:

@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from agentcache.cost import CostModel
 from agentcache.model import (
     Block,
     BlocksEvicted,
@@ -19,6 +20,7 @@ from agentcache.model import (
     TurnPreempted,
     TurnScheduled,
 )
+from agentcache.policy.base import FollowsPrices
 from agentcache.residency import Residency
 from agentcache.vllm_plugin.accounts.hints import Hints, read_hints
 from agentcache.vllm_plugin.accounts.metrics import Meter
@@ -51,6 +53,9 @@ class Host:
         self.dropping = "reset"  # why the engine invalidates blocks, while it does
         self.priorities = False  # whether requests' priorities count, as somebody asked
         self.receipts = Receipts(residency, block_size, receipts)
+        self.sink: Callable[[Sequence[Block]], None] | None = None  # has what is about to be overwritten copied
+        self.loaded: dict[str, int] = {}  # tokens that came from host memory for a turn that has yet to start
+        self.reprice: Callable[[CostModel], None] = self._reprice  # told what rebuilds take, in this engine's seconds
         self._clock = clock
         self._stored: list[Key] = []  # told together, before anything else is: a few blocks fill in every step
         self.now = clock()
@@ -96,6 +101,8 @@ class Host:
         with self.spare("accounts"):
             self.meter.observe("agentcache_decision_seconds", time.perf_counter() - begun, "victims")
             self.meter.evicted(Counter(victim.standing for victim in victims), "capacity")
+        if self.sink:
+            self.sink(victims)
         self.observe(BlocksEvicted(tuple(victim.key for victim in victims)))
         return victims
 
@@ -110,7 +117,7 @@ class Host:
     def withdrawn(self, keys: Sequence[Key]) -> None:
         """Blocks that are in use have lost these keys."""
         self._tell_stored()
-        self.residency.withdrawn(keys)
+        self.residency.withdrawn(keys, self.now)
         self.observe(BlocksEvicted(tuple(keys)))
 
     def buried(self, keys: Sequence[Key], reason: str) -> None:
@@ -118,6 +125,10 @@ class Host:
         self.withdrawn(keys)
         with self.spare("accounts"):
             self.meter.count("agentcache_evicted_blocks_total", "gpu", reason, "dead", by=len(keys))
+
+    def _reprice(self, cost: CostModel) -> None:
+        if isinstance(self.residency.policy, FollowsPrices):
+            self.residency.policy.reprice(cost)
 
     def held(self, turn: str, end: str, seconds: float) -> None:
         """A hold of the turn by admission is over."""
@@ -148,7 +159,8 @@ class Host:
     def started(self, request: Request, computed: int) -> None:
         """A turn has its blocks, by vLLM's own look-up: so many of its tokens were there."""
         gaps = ((computed, request.num_tokens),)
-        self.observe(TurnScheduled(request.request_id, request.num_tokens, computed, 0, 0, gaps))
+        loaded = min(self.loaded.pop(request.request_id, 0), computed)
+        self.observe(TurnScheduled(request.request_id, request.num_tokens, computed, 0, 0, gaps, loaded))
 
     def preempted(self, request: Request) -> None:
         self.observe(TurnPreempted(request.request_id))

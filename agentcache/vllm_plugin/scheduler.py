@@ -12,6 +12,8 @@ from agentcache.vllm_plugin.blocks.kv_manager import no_shortcut, shortcut
 from agentcache.vllm_plugin.blocks.withdrawn import withdraw
 from agentcache.vllm_plugin.compat import AsyncScheduler, Request, Scheduler, SchedulerOutput, VllmConfig, init_logger
 from agentcache.vllm_plugin.config import load_options
+from agentcache.vllm_plugin.copies.orders import ORDERS, REPORTS
+from agentcache.vllm_plugin.copies.porter import Porter
 from agentcache.vllm_plugin.host import Host
 from agentcache.vllm_plugin.levels import Level, Setup, choose, verdict
 from agentcache.vllm_plugin.link.link import Link
@@ -35,6 +37,7 @@ class ResidencyScheduling(Joined):
     shortcuts: tuple[str, ...] = ()
     pacer: Pacer
     link: Link | None = None
+    porter: Porter | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -108,8 +111,19 @@ class ResidencyScheduling(Joined):
             return self.pacer.chunk(self, request, num_computed_tokens, segments)
         return sum(end - start for start, end in segments)
 
+    def _handle_blocked_waiting_request(self, request: Request) -> bool:
+        """vLLM's own first word on who is at the head of the queue; who is not ready is passed over in this step."""
+        ready: bool = super()._handle_blocked_waiting_request(request)
+        return ready and not (self.porter and self.porter.holds(request))
+
+    def has_requests(self) -> bool:
+        """Steps go on while copies are under way."""
+        return bool(super().has_requests()) or bool(self.porter and self.porter.is_busy)
+
     def _update_after_schedule(self, scheduler_output: SchedulerOutput) -> None:
         setattr(scheduler_output, SEGMENTS, None)
+        if self.porter:
+            setattr(scheduler_output, ORDERS, self.porter.take(scheduler_output.num_scheduled_tokens.keys()))
         if self.agentcache:
             with self.agentcache.spare("pace"):
                 self.pacer.scheduled(self, scheduler_output)
@@ -125,10 +139,14 @@ class ResidencyScheduling(Joined):
             setattr(scheduler_output, SEGMENTS, segmented)
         super()._update_after_schedule(scheduler_output)
 
-    def update_from_output(self, scheduler_output: SchedulerOutput, *args: Any, **kwargs: Any) -> Any:
+    def update_from_output(
+        self, scheduler_output: SchedulerOutput, model_runner_output: Any, *args: Any, **kwargs: Any
+    ) -> Any:
         if self.agentcache:
             self.agentcache.tick()
-        outputs = super().update_from_output(scheduler_output, *args, **kwargs)
+        if self.porter:
+            self.porter.hear(getattr(model_runner_output, REPORTS, None))
+        outputs = super().update_from_output(scheduler_output, model_runner_output, *args, **kwargs)
         if self.agentcache:
             self.agentcache.tick()
             with self.agentcache.spare("pace"):
@@ -136,7 +154,11 @@ class ResidencyScheduling(Joined):
         return outputs
 
     def reset_prefix_cache(self, *args: Any, **kwargs: Any) -> bool:
+        if self.porter:
+            self.porter.cancel()  # what is being filled is in use, as vLLM sees it
         done: bool = super().reset_prefix_cache(*args, **kwargs)
+        if self.porter and done:
+            self.porter.reset()
         if self.link:
             self.link.reset()
         return done
@@ -156,11 +178,15 @@ class ResidencyScheduling(Joined):
             withdraw(self.kv_cache_manager, request)
         if self.agentcache:
             self.agentcache.preempted(request)
+        if self.porter:
+            self.porter.forget(request)
         super()._preempt_request(request, *args, **kwargs)
 
     def _free_request(self, request: Request, *args: Any, **kwargs: Any) -> Any:
         if self.agentcache:
             self.agentcache.finished(request)
+            if self.porter:
+                self.porter.forget(request)
             with self.agentcache.spare("pace"):
                 self.pacer.forget(request)
         return super()._free_request(request, *args, **kwargs)

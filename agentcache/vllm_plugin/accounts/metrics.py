@@ -55,6 +55,9 @@ METRICS = {
         "counter", "Prefill by the cost model: paid (live), or due under stock LRU (lru).", ("shadow",)
     ),
     "agentcache_policy_fallbacks_total": Metric("counter", "Times that the policy gave way to LRU's order."),
+    "agentcache_tier_blocks_total": Metric("counter", "Blocks copied to and from host memory.", ("way", "outcome")),
+    "agentcache_tier_copy_seconds_total": Metric("counter", "Time of copies to and from host memory.", ("way",)),
+    "agentcache_tier_loaded_tokens_total": Metric("counter", "Reused prompt tokens that came from host memory."),
     "agentcache_service_up": Metric("gauge", "1 while the residency service answers."),
     "agentcache_service_sync_failures_total": Metric("counter", "Reports that the residency service did not answer."),
     "agentcache_service_staleness_seconds": Metric("gauge", "Since the service's last answer."),
@@ -121,6 +124,7 @@ class Meter:
                 prefix = event.cached - event.after_hole
                 self.count("agentcache_reused_tokens_total", "gpu", "prefix", by=prefix)
                 self.count("agentcache_reused_tokens_total", "gpu", "after_hole", by=event.after_hole)
+                self.count("agentcache_tier_loaded_tokens_total", by=event.loaded)
                 for start, end, cause in receipt.missed:
                     self.count("agentcache_rebuilt_tokens_total", cause, by=end - start)
                 self.observe("agentcache_holes_per_turn", event.holes)

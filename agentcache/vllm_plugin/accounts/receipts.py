@@ -41,6 +41,7 @@ class Receipt(msgspec.Struct):
     prompt_tokens: int = 0
     prefix_tokens: int = 0
     after_hole_tokens: int = 0
+    loaded_tokens: int = 0
     missed: list[tuple[int, int, str]] = []
     scheduled_s: float | None = None
     held_s: float = 0.0
@@ -123,6 +124,7 @@ class Receipts:
             return None
         receipt.scheduled_s = now
         receipt.prompt_tokens = event.tokens
+        receipt.loaded_tokens = event.loaded
         receipt.prefix_tokens, receipt.after_hole_tokens = event.cached - event.after_hole, event.after_hole
         # The last token is always computed, and its block with it.
         whole = (event.tokens - 1) // self._block_size

@@ -204,7 +204,7 @@ class ResidencyKVCacheManager(KVCacheManager, Joined):
             self.runs.pop(request.request_id, None)
             self.group.found.pop(request.request_id, None)
             return super().get_computed_blocks(request, max_cache_hit_length)
-        if self.blocked and self._still_blocked(request):
+        if self.blocked and self.still_blocked(request):
             return self.blocked.found
         no_shortcut(self)  # it is about to be allocated for, and may not fit
         result = super().get_computed_blocks(request)
@@ -238,7 +238,7 @@ class ResidencyKVCacheManager(KVCacheManager, Joined):
         return made
 
     @own
-    def _still_blocked(self, request: Request) -> bool:
+    def still_blocked(self, request: Request) -> bool:
         """Whether the request is known not to fit, whatever else has happened since it did not."""
         blocked, pool = self.blocked, self.block_pool
         return bool(
@@ -253,7 +253,7 @@ class ResidencyKVCacheManager(KVCacheManager, Joined):
     ) -> KVCacheBlocks | None:
         """Give the request slots up to its frontier: the tokens to compute and the resident ones among them."""
         wanted, alone = num_new_tokens, not kwargs.get("has_scheduled_reqs", True)
-        if self.blocked and self._still_blocked(request):  # so that what was looked up is old
+        if self.blocked and self.still_blocked(request):  # so that what was looked up is old
             if num_new_tokens < self.blocked.tokens or alone != self.blocked.alone:
                 self.blocked = None  # it may fit like this: the next step looks it up
             return None
@@ -291,8 +291,9 @@ class ResidencyKVCacheManager(KVCacheManager, Joined):
         edges = [num_hits, *(edge for run in runs for edge in run), request.num_tokens]
         gaps = tuple(zip(edges[::2], edges[1::2], strict=True))
         cached = num_hits + after_hole
+        loaded = min(self.agentcache.loaded.pop(request.request_id, 0), cached)
         self.agentcache.observe(
-            TurnScheduled(request.request_id, request.num_tokens, cached, after_hole, len(runs), gaps)
+            TurnScheduled(request.request_id, request.num_tokens, cached, after_hole, len(runs), gaps, loaded)
         )
 
     # The only two ways on which a request gives its blocks back.

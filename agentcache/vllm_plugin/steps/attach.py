@@ -5,12 +5,14 @@ from typing import Any
 
 import agentcache
 from agentcache.cost.model import CostModel
+from agentcache.errors import ConfigError
 from agentcache.policy import make_online_policy
 from agentcache.policy.admission.footing import ONE_GROUP, Footing
 from agentcache.policy.admission.names import parse_admission
 from agentcache.policy.base import Policy
 from agentcache.policy.chunking import parse_chunking
 from agentcache.residency import Residency
+from agentcache.residency.tier import Tier
 from agentcache.vllm_plugin.accounts.page import Page
 from agentcache.vllm_plugin.blocks.block_pool import HoleFillingBlockPool, ResidencyBlockPool
 from agentcache.vllm_plugin.blocks.kv_manager import HoleFillingManager, ResidencyKVCacheManager
@@ -24,6 +26,8 @@ from agentcache.vllm_plugin.compat import (
     version_of_vllm,
 )
 from agentcache.vllm_plugin.config import EngineOptions, parse_service
+from agentcache.vllm_plugin.copies.porter import Porter
+from agentcache.vllm_plugin.copies.room import block_bytes, places_of, why_not
 from agentcache.vllm_plugin.host import Host
 from agentcache.vllm_plugin.levels import Level, why_not_fused
 from agentcache.vllm_plugin.link.courier import CourierProcess
@@ -53,7 +57,8 @@ def attach(scheduler: Any, options: EngineOptions, level: Level = Level.HOLES, w
     if told:
         policy = ServiceLeases(policy)
     admission = parse_admission(options.admission if level >= Level.ADMIT else "fcfs")
-    residency = Residency(policy, capacity, options.max_contexts, admission, _footing(scheduler, level))
+    tier = _tier(scheduler, options, level, cost)
+    residency = Residency(policy, capacity, options.max_contexts, admission, _footing(scheduler, level), tier)
     host = Host(residency, block_size=size, receipts=options.receipts, level=level)
     rule = parse_chunking(options.chunking if _may_cut(scheduler, level) else "off")
     scheduler.pacer = Pacer(host, rule, profile, options.profile is not None, size)
@@ -61,6 +66,10 @@ def attach(scheduler: Any, options: EngineOptions, level: Level = Level.HOLES, w
     _queue(scheduler, host)
     mode = _adopt(scheduler, host, options, cost)
     pool = scheduler.kv_cache_manager.block_pool
+    if tier:
+        scheduler.porter = Porter(host, scheduler.kv_cache_manager, tier, cost, block_bytes(scheduler.kv_cache_config))
+        if options.profile is not None:
+            scheduler.porter.reprice(cost)
     if options.service is not None and told:
         carrier = CourierProcess(*parse_service(options.service))
         scheduler.link = Link(host, pool, carrier, profile, size, options.engine, groups=told)
@@ -88,6 +97,28 @@ def attach(scheduler: Any, options: EngineOptions, level: Level = Level.HOLES, w
         len(scheduler.kv_cache_config.kv_cache_groups),
     )
     return host
+
+
+def _tier(scheduler: Any, options: EngineOptions, level: Level, cost: CostModel) -> Tier | None:
+    """Host memory below the pool, where it is asked for and can be had.
+
+    Raises `ConfigError` for some that is too small, and for some beside a KV connector.
+    """
+    if options.host_memory is None:
+        return None
+    config, groups = scheduler.vllm_config, scheduler.kv_cache_config
+    if config.kv_transfer_config:
+        raise ConfigError(
+            f"host_memory is {options.host_memory:g} GiB, and KV connector {config.kv_transfer_config.kv_connector} "
+            "has a memory of its own below the pool; not started",
+            hint="give one of the two",
+        )
+    if why := why_not(config, groups) or ("its blocks leave the pool in vLLM's own order" * (level < Level.ORDER)):
+        logger.warning("AgentCache: no host memory is taken: %s", why)
+        return None
+    places = places_of(config, groups)
+    logger.info("AgentCache: %d blocks of host memory below the pool, policy %s", places, options.host_policy)
+    return Tier(make_online_policy(options.host_policy, cost, places), places)
 
 
 def _footing(scheduler: Any, level: Level) -> Footing:

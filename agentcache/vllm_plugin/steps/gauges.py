@@ -19,6 +19,9 @@ def gauge(host: Host, pool: Any, block_size: int) -> None:
         states |= {"paused": free - useless, "free": useless}
     for state, blocks in states.items():
         meter.set("agentcache_resident_tokens", blocks * block_size, "gpu", state)
+    if tier := residency.tier:
+        meter.set("agentcache_resident_tokens", tier.held_blocks * block_size, "host", "paused")
+        meter.set("agentcache_resident_tokens", (tier.capacity_blocks - tier.held_blocks) * block_size, "host", "free")
     conflicts = {"turn": residency.ignored_events}
     if admission := residency.admission:
         conflicts |= {"identity": admission.counts.clashes, "end": admission.counts.false_ends}

@@ -9,7 +9,6 @@ from agentcache.cost import CostModel, CostProfile
 from agentcache.cost.fit import calibrate, is_timed
 from agentcache.cost.refine import Refiner
 from agentcache.model import StepTimed
-from agentcache.policy.base import FollowsPrices
 from agentcache.policy.chunking import Chunking, Decodes, Step
 from agentcache.vllm_plugin.blocks.holes import Run
 from agentcache.vllm_plugin.compat import Request, SchedulerOutput, init_logger
@@ -230,6 +229,4 @@ class Pacer:
         before = self._told
         if any(abs(new - old) > TELL * old for new, old in ((self.cost.a, before.a), (self.cost.b, before.b))):
             self._told = self.cost
-            policy = self._host.residency.policy
-            if isinstance(policy, FollowsPrices):
-                policy.reprice(self.cost)
+            self._host.reprice(self.cost)

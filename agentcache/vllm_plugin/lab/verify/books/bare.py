@@ -68,6 +68,8 @@ def build(world: World) -> Any:
         "mode": world.mode,
         "max_segments": world.segments,
         "level": world.level or None,
+        "host_memory": (world.host + 0.5) * _page_bytes() / 2**30 if world.host else None,
+        "host_policy": world.policy,
     }
     config.additional_config = {"agentcache": options}
     if world.stock:
@@ -103,6 +105,10 @@ def _specs(world: World) -> list[Any]:
     return [
         compat.KVCacheGroupSpec([f"layer {number}"], _spec(*name.split())) for number, name in enumerate(world.groups)
     ]
+
+
+def _page_bytes() -> int:
+    return int(_spec("full").page_size_bytes)
 
 
 def _spec(kind: str, tokens: str = "0") -> Any:

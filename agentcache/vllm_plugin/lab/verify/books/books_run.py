@@ -5,6 +5,7 @@ from typing import Any
 
 from agentcache.model import TurnScheduled
 from agentcache.vllm_plugin import compat
+from agentcache.vllm_plugin.copies.orders import ORDERS, REPORTS
 from agentcache.vllm_plugin.lab.verify.books import bare, worlds
 from agentcache.vllm_plugin.lab.verify.books.device import Device
 from agentcache.vllm_plugin.lab.verify.books.text import Text
@@ -24,6 +25,7 @@ REQUIRED = (
     "reused at level admit",
     "drafts accepted",
     "drafts rejected",
+    "loaded",
 )
 OFTEN = 50
 """How often a run must have met each of these to be a proof."""
@@ -44,7 +46,8 @@ class BooksRun(Rig):
         self._hashed = self.scheduler.hash_block_size
         self._texts: dict[str, Text] = {}
         self._requests: dict[str, Any] = {}
-        self._device = Device(world.pool + 1, bare.groups(world), self._texts)
+        self.porter = getattr(self.scheduler, "porter", None)
+        self._device = Device(world.pool + 1, bare.groups(world), self._texts, world.host)
         self._flying: deque[tuple[Any, Any]] = deque()
         self._step = 0
         self._meaning: dict[bytes, list[int]] = {}  # of which prefixes a key says that its block is
@@ -81,6 +84,8 @@ class BooksRun(Rig):
             assert self.host  # which tells it
             self.scheduled(event)
             self.met[f"reused at level {self.host.level}"] += event.cached > 0
+            self.met["loaded"] += event.loaded > 0
+            self.met["loaded behind holes"] += event.loaded > 0 and event.holes > 0
 
     # Operations
 
@@ -142,7 +147,8 @@ class BooksRun(Rig):
         output = self.scheduler.schedule()
         result, writers = self._device.execute(output)
         self._check_writes(writers)
-        if not output.total_num_scheduled_tokens and self._flying:
+        told = getattr(output, ORDERS, None) or getattr(result, REPORTS, None)
+        if not output.total_num_scheduled_tokens and self._flying and not told:
             return False
         self._flying.append((output, result))
         self.met[f"depth {len(self._flying)}"] += output.total_num_scheduled_tokens > 0
@@ -166,6 +172,9 @@ class BooksRun(Rig):
     def _check_writes(self, writers: dict[int, set[str]]) -> None:
         """A block is written by one request, before others have it and in the step at the latest that gives its key."""
         now = self.holders()
+        filling = set(self.porter.filling()) if self.porter else set()
+        if filled := filling & writers.keys():
+            raise Wrong(f"blocks {filled} are written to while copies come up into them")
         for block_id, names in writers.items():
             (name,) = names if len(names) == 1 else (None,)
             if name is None:
@@ -178,7 +187,9 @@ class BooksRun(Rig):
 
     def recount(self) -> None:
         """The books of host and pool, each reference, and each key against what its block holds."""
-        self.check_references(self.holders())
+        self.check_references(self.holders(), set(self.porter.filling()) if self.porter else ())
+        if self.porter:
+            self.porter.check()
         for name, request in self._requests.items():
             self._learn(request, self._texts[name])
         for block in self.pool.blocks[1:]:
@@ -195,7 +206,7 @@ class BooksRun(Rig):
     def _check_blocked(self) -> None:
         """Whoever is remembered not to fit must not fit, by a look at what is there now."""
         blocked = self.manager.blocked
-        if not (blocked and self.manager._still_blocked(blocked.request) and self.world.whole):
+        if not (blocked and self.manager.still_blocked(blocked.request) and self.world.whole):
             return
         self.met["remembered not to fit"] += 1
         request, get = blocked.request, self.pool.cached_block_hash_to_block.get_one_block
@@ -225,7 +236,7 @@ class BooksRun(Rig):
                 self._meaning[key] = self._prefixes_of(text, index)
 
     def is_idle(self) -> bool:
-        if self.live() or self._flying:
+        if self.live() or self._flying or (self.porter and self.porter.is_busy):
             return False
         left = {
             "runs": getattr(self.manager, "runs", {}),

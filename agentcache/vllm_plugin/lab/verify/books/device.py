@@ -7,6 +7,8 @@ from zlib import crc32
 
 from agentcache.vllm_plugin.blocks.holes import SEGMENTS, Run
 from agentcache.vllm_plugin.compat import ModelRunnerOutput
+from agentcache.vllm_plugin.copies.orders import ORDERS, REPORTS, Orders, Report
+from agentcache.vllm_plugin.lab.verify.books.below import Below
 from agentcache.vllm_plugin.lab.verify.books.text import Text, follow
 from agentcache.vllm_plugin.lab.verify.rig import Wrong
 
@@ -73,17 +75,18 @@ class Device:
     `texts` are the requests' by id. A step writes the K/V of all its tokens before any of them is read, layer by layer.
     """
 
-    def __init__(self, blocks: int, groups: Sequence[Group], texts: Mapping[str, Text]) -> None:
+    def __init__(self, blocks: int, groups: Sequence[Group], texts: Mapping[str, Text], places: int = 0) -> None:
         self.groups = groups
         self._texts = texts
         self._rows: dict[str, _Row] = {}
         most = max(group.block_size for group in groups)
         self._slots = [[NOTHING] * most for _ in range(blocks)]
+        self._new: list[int] = []
+        self._below = Below(self._slots, places) if places else None
 
     def hand_out(self, block_ids: Iterable[int]) -> None:
-        """These blocks get a new owner: nothing in them is worth anything."""
-        for block_id in block_ids:
-            self._slots[block_id] = [NOTHING] * len(self._slots[block_id])
+        """These blocks get a new owner: nothing in them is worth anything, once the next step has copied it down."""
+        self._new += block_ids
 
     def holds(self, block_id: int, prefixes: Sequence[int], group: int = 0) -> bool:
         """Whether a block holds the K/V of exactly these prefixes, from its first slot on; or the last one's state."""
@@ -102,6 +105,7 @@ class Device:
 
     def execute(self, output: Any) -> tuple[ModelRunnerOutput, dict[int, set[str]]]:
         """Carry a step out: its sampled tokens, and who wrote to which block. Raises `Wrong`."""
+        reports = self._copy(getattr(output, ORDERS, None))
         self._update(output)
         starts = {new.req_id: new.num_computed_tokens for new in output.scheduled_new_reqs}
         cached = output.scheduled_cached_reqs
@@ -123,7 +127,18 @@ class Device:
         writers = self._write(work)
         names = list(work)
         sampled = [self._read_and_sample(name, work[name]) for name in names]
-        return ModelRunnerOutput(names, {name: row for row, name in enumerate(names)}, sampled), writers
+        result = ModelRunnerOutput(names, {name: row for row, name in enumerate(names)}, sampled)
+        if reports is not None:
+            setattr(result, REPORTS, reports)
+        return result, writers
+
+    def _copy(self, orders: Orders | None) -> list[Report] | None:
+        """Copies of a step, and what is over by now; None of a device without memory below."""
+        down = self._below.down(orders) if self._below else []
+        for block_id in self._new:
+            self._slots[block_id][:] = [NOTHING] * len(self._slots[block_id])
+        self._new.clear()
+        return [*down, *self._below.up(orders)] if self._below else None
 
     def _update(self, output: Any) -> None:
         for name in output.finished_req_ids:

@@ -36,6 +36,8 @@ GROUPS = (
     ("chunk 8", "full"),
 )
 """KV groups below `holes`: of full attention, of MLA, with a window or in chunks of so many tokens, or of states."""
+HOSTS = (16, 24, 80)
+"""Places in host memory, of which a context of the longest kind takes sixteen."""
 POLICIES = ("return-index", "lru-holes", "lru", "asymcache")
 
 
@@ -45,7 +47,8 @@ class World(msgspec.Struct, frozen=True):
     `AsyncScheduler` goes beyond one, and a pipeline of several stages. `segments` of a request at most, as in
     `EngineOptions`; `whole`: a prompt begins only where all of it fits; `groups` as in `GROUPS`, several for `stock`
     and for levels below `holes`; `level`: the one asked for, or "" for the highest that can be had; `flags`: of vLLM's
-    server; `drafts`: tokens that are drafted for a request at most, where no step is ahead and no group has states.
+    server; `drafts`: tokens that are drafted for a request at most, where no step is ahead and no group has states;
+    `host`: places in host memory.
     """
 
     depth: int = 1
@@ -62,6 +65,7 @@ class World(msgspec.Struct, frozen=True):
     level: str = "holes"
     drafts: int = 0
     flags: tuple[str, ...] = ()
+    host: int = 0
 
 
 class InWorld(Program, frozen=True):
@@ -87,6 +91,8 @@ def draw_world(rng: random.Random) -> World:
         groups = rng.choice(GROUPS)
         level = rng.choice(("order", "order", "admit"))
         world = msgspec.structs.replace(world, level=level, groups=groups, pool=world.pool * len(groups))
+    if world.groups == ("full",) and world.level != "admit" and rng.random() < 0.4:
+        world = msgspec.structs.replace(world, host=rng.choice(HOSTS))
     drafts = 0 if "state" in world.groups else rng.choice((0, 0, 2, 3))
     return world if world.asynchronous else msgspec.structs.replace(world, drafts=drafts)
 
