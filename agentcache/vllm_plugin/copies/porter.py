@@ -119,7 +119,7 @@ class Porter:
             return False
         need, free = -(-request.num_tokens // size) - taken, self._pool.get_num_free_blocks()
         if need > free - sum(load.outstanding for load in each_of(self._filling.values()) if self._is_awaited(load)):
-            return need <= free  # it waits for those that wait; else vLLM says that it does not fit
+            return bool(need <= free)  # it waits for those that wait; else vLLM says that it does not fit
         if indices:
             loads.append(self._load(request, indices, need - len(indices)))
         self._loads[request.request_id] = loads

