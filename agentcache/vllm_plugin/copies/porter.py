@@ -207,8 +207,9 @@ class Porter:
         self.tier.unpin(load.places, now, loaded=whole)
         if whole:
             self._name(load)
-            tokens = len(load.blocks) * self.cost.block_size
-            self._host.loaded[request.request_id] = self._host.loaded.get(request.request_id, 0) + tokens
+            if request.request_id in self._loads:  # it has yet to start, and nobody has given it up
+                tokens = len(load.blocks) * self.cost.block_size
+                self._host.loaded[request.request_id] = self._host.loaded.get(request.request_id, 0) + tokens
         else:
             self.tier.drop([place.key for place in load.places], now)
         self._pool.free_blocks(reversed(load.blocks))
