@@ -38,7 +38,8 @@ class Stock:
 
     vllm_config: Any = None
 
-    def __init__(self) -> None:
+    def __init__(self, host_memory: float | None) -> None:
+        self.host_memory = host_memory
         self.outputs: list[Any] = []
         self.computed: list[torch.Tensor] = []
         self.cache = torch.arange(2.0 * BLOCKS).reshape(BLOCKS, 2)
@@ -46,6 +47,7 @@ class Stock:
     def initialize_from_config(self, kv_cache_config: Any) -> None:
         layer = SimpleNamespace(kv_cache=self.cache)
         self.vllm_config = changed(served(), "compilation_config.static_forward_context", {"layer": layer}).config
+        self.vllm_config.additional_config = {"agentcache": {"host_memory": self.host_memory}}
 
     def execute_model(self, scheduler_output: Any) -> Any:
         self.computed.append(self.cache.clone())
@@ -56,23 +58,12 @@ class Stock:
 
 
 class Worker(CarryingWorker, Stock):
-    def initialize_from_config(self, kv_cache_config: Any) -> None:
-        """As the classes of ours do, with the configuration that the test has made up."""
-        super().initialize_from_config(kv_cache_config)
+    """As those that are served, over the stand-in."""
 
 
 def worker(places: float | None = 16.5) -> Any:
-    made: Any = Worker()
-    made.host_memory = None if places is None else places * PAGE / GIB
-    stock = Stock.initialize_from_config
-
-    def initialize(self: Any, kv_cache_config: Any) -> None:
-        stock(self, kv_cache_config)
-        self.vllm_config.additional_config = {"agentcache": {"host_memory": self.host_memory}}
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Stock, "initialize_from_config", initialize)
-        made.initialize_from_config(KVCacheConfig(BLOCKS, [], [group(FullAttentionSpec(**LAYER))]))
+    made = Worker(None if places is None else places * PAGE / GIB)
+    made.initialize_from_config(KVCacheConfig(BLOCKS, [], [group(FullAttentionSpec(**LAYER))]))
     return made
 
 
@@ -157,5 +148,8 @@ def test_more_memory_than_there_is_stops_the_start(monkeypatch: pytest.MonkeyPat
 
 def test_both_workers_carry() -> None:
     from agentcache.vllm_plugin.cpu_worker import AgentCacheCPUWorker
+    from agentcache.vllm_plugin.gpu_worker import AgentCacheGPUWorker
 
-    assert issubclass(AgentCacheCPUWorker, CarryingWorker)
+    for served_by in (AgentCacheCPUWorker, AgentCacheGPUWorker):
+        assert issubclass(served_by, CarryingWorker)
+        assert served_by.execute_model.__qualname__.startswith("PlannedWorker"), "no copy for a step without its plan"
