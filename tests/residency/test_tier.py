@@ -95,6 +95,41 @@ def test_what_is_on_the_device_too_leaves_first_until_it_is_there_no_more() -> N
     below.check()
 
 
+def test_a_key_that_two_turns_have_computed_is_one_block_below() -> None:
+    below = tier(4, through=False)
+    put(below, "ab")
+    twice = [key for key in chain("ab") for _ in range(2)]
+    below.rise(twice, 1.0)
+    below.check()
+    assert (len(below.policy), below.held_blocks) == (0, 2)
+    below.fall(twice, 2.0)
+    below.check()
+    assert len(below.policy) == 2
+    below.use(twice, 3.0)
+    below.check()
+    assert len(below.policy) == 2
+    twins = [Block(number, key, number // 2) for number, key in enumerate(("x", "x", "xy", "xy"))]
+    copies = below.sink(twins, 4.0)
+    assert [place.key for _, place in copies] == ["x", "xy"]
+    assert all(block.key == place.key for block, place in copies)
+    below.written([place for _, place in copies], 4.0)
+    below.drop([*twice, "x", "x"], 5.0)
+    below.check()
+    assert [held(below, text) for text in ("ab", "xy")] == [[False, False], [False, True]]
+
+
+def test_what_two_turns_have_computed_at_once_is_heard_once() -> None:
+    below = tier(4, through=False)
+    core = Residency(make_policy("lru", COST, 8), 8, tier=below)
+    put(below, "ab")
+    core.observe(BlocksStored(("a", "a", "ab", "a")), 1.0)
+    core.check()
+    assert len(below.policy) == 0, "both levels have them: they leave first"
+    core.withdrawn(["a", "a"], 2.0)
+    core.check()
+    assert [block.key for block in below.find(["a", "ab"]) if block and block in below.policy] == ["a"]
+
+
 def test_what_an_ended_job_leaves_is_not_copied() -> None:
     assert tier(3, through=False).sink([Block(0, "a", 0, standing=Standing.ENDED)], 0.0) == []
 
@@ -258,17 +293,23 @@ class BothLevels(AnyStream):
             self.evictable.remove(block)
             self.empty.append(block)
 
-    @rule(text=TEXTS)
-    def rise(self, text: str) -> None:
-        self.residency.observe(BlocksStored(chain(text)), self.now)
+    @rule(text=TEXTS, twins=st.booleans())
+    def rise(self, text: str, twins: bool) -> None:
+        """Two turns that compute one block in one step are told of together."""
+        self.residency.observe(BlocksStored(chain(text) * (1 + twins)), self.now)
 
-    @rule(text=TEXTS)
-    def use(self, text: str) -> None:
-        self.tier.use(reversed(chain(text)), self.now)
+    @rule(text=TEXTS, twins=st.booleans())
+    def fall(self, text: str, twins: bool) -> None:
+        """Blocks in use lose their keys."""
+        self.residency.withdrawn(chain(text) * (1 + twins), self.now)
 
-    @rule(text=TEXTS)
-    def drop(self, text: str) -> None:
-        self.tier.drop(chain(text), self.now)
+    @rule(text=TEXTS, twins=st.booleans())
+    def use(self, text: str, twins: bool) -> None:
+        self.tier.use([*reversed(chain(text))] * (1 + twins), self.now)
+
+    @rule(text=TEXTS, twins=st.booleans())
+    def drop(self, text: str, twins: bool) -> None:
+        self.tier.drop(chain(text) * (1 + twins), self.now)
         assert {key for key in chain(text) if key in self.tier} <= {block.key for block in self.loading}
 
     @rule()
