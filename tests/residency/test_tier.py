@@ -269,6 +269,11 @@ class BothLevels(AnyStream):
         assert all((block.key in self.tier) is whole for block in blocks)
 
     @rule(text=TEXTS)
+    def copy_down_at_once(self, text: str) -> None:
+        """Else few examples come as far as to hold what their other rules are of."""
+        put(self.tier, text, self.now)
+
+    @rule(text=TEXTS)
     def load(self, text: str) -> None:
         blocks = [block for block in self.tier.find(chain(text)) if block]
         self.tier.pin(blocks, self.now)
