@@ -1,7 +1,8 @@
 """A child process with one real engine in a setting of its own: a spec as JSON on stdin, what was seen on stdout.
 
-`engine` are vLLM's engine arguments over the defaults here, `options` those of the plug-in, `look` names the functions
-below that try the engine, one after the other, and compare it with what it answers when nothing is cached.
+`engine` are vLLM's engine arguments over the defaults here, and `ahead` for steps in flight; `options` are those of the
+plug-in; `look` names the functions below that try the engine, one after the other, and compare it with what it answers
+when nothing is cached.
 """
 
 import json
@@ -9,7 +10,7 @@ import random
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from agentcache.vllm_plugin.lab.verify.compare import MARGINS, AnswerTally, GivenAnswer
@@ -36,6 +37,19 @@ def poison(worker: Any, ids: list[int]) -> None:
 
 def bytes_of_a_value(worker: Any) -> int:
     return int(worker.worker.model_runner.kv_caches[0].element_size())
+
+
+def schedule_ahead() -> None:
+    """Have steps in flight on a CPU too, where vLLM would not: its executor is capable of it."""
+    from vllm.platforms.cpu import CpuPlatform
+
+    stock = CpuPlatform.check_and_update_config.__func__  # type: ignore[attr-defined]
+
+    def decide(cls: Any, config: Any) -> None:
+        stock(cls, config)
+        config.scheduler_config.async_scheduling = True
+
+    CpuPlatform.check_and_update_config = classmethod(decide)  # type: ignore[method-assign, assignment]
 
 
 @dataclass
@@ -72,6 +86,7 @@ class Rig:
         self.engine = LLMEngine.from_engine_args(EngineArgs(model_dir("tiny-llama"), **given))
         core = self.engine.engine_core.engine_core  # type: ignore[attr-defined]
         self.executor, self.scheduler = core.model_executor, core.scheduler
+        self.in_flight: int = core.batch_queue_size
         self.manager = self.scheduler.kv_cache_manager
         self.size: int = self.scheduler.block_size
         self.heard: Counter[str] = Counter()
@@ -80,7 +95,7 @@ class Rig:
 
     def _hear(self, event: Any, now: float) -> None:
         self.heard[type(event).__name__] += 1
-        for name in ("cached", "after_hole", "holes"):
+        for name in ("cached", "after_hole", "holes", "loaded"):
             self.heard[name] += getattr(event, name, 0)
         if type(event).__name__ == "BlocksEvicted":
             self.heard["blocks evicted"] += len(event.keys)
@@ -230,7 +245,55 @@ def embeds(rig: Rig) -> dict[str, Any]:
     return seen | {"answers": len({answer.tokens for answer in cold})}
 
 
-LOOKS = {look.__name__: look for look in (holes, few_tokens, crowd, too_long, embeds)}
+def below(rig: Rig) -> dict[str, Any]:
+    """Contexts that grow from turn to turn, and together are several pools, two at a time."""
+    contexts = [tokens(9 * rig.size + 7 * seed, 81 + seed) for seed in range(6)]
+    rounds = [[plain(context + tokens(40 * turn, 91)) for context in contexts] for turn in range(3)]
+    cold = [rig.cold(*asked) for asked in rounds]
+    rig.heard.clear()
+    warm = [rig.ask(*asked[at : at + 2]) for asked in rounds for at in range(0, len(asked), 2)]
+    porter = rig.scheduler.porter
+    porter.check()
+    rig.scheduler.agentcache.residency.check()
+    places = rig.executor.collective_rpc(places_below)[0]
+    seen = rig.compare([answer for answers in cold for answer in answers], [answer for two in warm for answer in two])
+    values = rig.scheduler.agentcache.meter.values
+    counted = {way: values.get(("agentcache_tier_blocks_total", way, "copied"), 0) for way in ("down", "up")}
+    return seen | counted | {"places": places, "held": porter.tier.held_blocks, "capacity": porter.tier.capacity_blocks}
+
+
+def places_below(worker: Any) -> int:
+    return len(worker.worker._memory.held[0])
+
+
+def left_out(rig: Rig) -> dict[str, Any]:
+    """The same, and nothing is copied up."""
+    rig.executor.collective_rpc(nothing_up)
+    return below(rig)
+
+
+def nothing_up(worker: Any) -> None:
+    worker.worker._memory.copy_up = lambda *args, **kwargs: None
+
+
+def failing(rig: Rig) -> dict[str, Any]:
+    """The same, and of all that is to be copied up a half is there when the copy fails."""
+    rig.executor.collective_rpc(half_up)
+    return below(rig)
+
+
+def half_up(worker: Any) -> None:
+    memory = worker.worker._memory
+    up = memory.copy_up
+
+    def half(orders: Any) -> None:
+        up(replace(orders, up=orders.up[: len(orders.up) // 2]))
+        raise RuntimeError("of the test's own")
+
+    memory.copy_up = half
+
+
+LOOKS = {look.__name__: look for look in (holes, few_tokens, crowd, too_long, embeds, below, left_out, failing)}
 
 
 def main() -> dict[str, Any]:
@@ -238,6 +301,8 @@ def main() -> dict[str, Any]:
     prepare(threads=1)
     if spec["engine"].get("attention_backend") == "CUSTOM":
         interpret_triton()
+    if spec["engine"].pop("ahead", False):
+        schedule_ahead()
     rig = Rig(spec["options"], **spec["engine"])
     config = rig.scheduler.vllm_config
     seen: dict[str, Any] = {
@@ -248,7 +313,8 @@ def main() -> dict[str, Any]:
         "cache": config.cache_config.cache_dtype,
         "bytes of a value": rig.executor.collective_rpc(bytes_of_a_value)[0],
         "async": config.scheduler_config.async_scheduling,
-        "step segments": rig.manager.step_segments,
+        "in flight": rig.in_flight,
+        "step segments": getattr(rig.manager, "step_segments", 0),
     }
     return seen | {look: LOOKS[look](rig) for look in spec["look"]}
 
