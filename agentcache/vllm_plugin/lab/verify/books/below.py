@@ -35,7 +35,8 @@ class Below:
             return []
         failed = _luck(orders.number, "down") % FAILS_ONE_IN == 0
         for block, place in orders.down:
-            self._places[place] = [SPOILT] if failed else list(self._slots[block])
+            held = self._slots[block]
+            self._places[place] = [SPOILT] * len(held) if failed else list(held)
         return [Report(orders.number, up=False, failed=failed)]
 
     def up(self, orders: Orders | None) -> list[Report]:
@@ -52,6 +53,11 @@ class Below:
             else:
                 reports.append(self._arrive(late))
         return reports
+
+    def forget(self) -> None:
+        """The cache has been reset, as after a change of weights: nothing that is below is worth anything."""
+        for place in self._places:
+            place[:] = [SPOILT] * len(place)
 
     def _arrive(self, late: _Late) -> Report:
         failed = _luck(late.number, "up") % FAILS_ONE_IN == 0

@@ -124,7 +124,9 @@ class BooksRun(Rig):
         self.scheduler.finish_requests(request.request_id, compat.RequestStatus.FINISHED_ABORTED)
 
     def reset(self, running: bool) -> None:
-        self.met["resets"] += self.scheduler.reset_prefix_cache(reset_running_requests=running)
+        if self.scheduler.reset_prefix_cache(reset_running_requests=running):
+            self.met["resets"] += 1
+            self._device.forget()
 
     # Steps
 

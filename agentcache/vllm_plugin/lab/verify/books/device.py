@@ -88,6 +88,13 @@ class Device:
         """These blocks get a new owner: nothing in them is worth anything, once the next step has copied it down."""
         self._new += block_ids
 
+    def forget(self) -> None:
+        """The cache has been reset, as after a change of weights: what has been computed is worth nothing."""
+        for slots in self._slots:
+            slots[:] = [NOTHING] * len(slots)
+        if self._below:
+            self._below.forget()
+
     def holds(self, block_id: int, prefixes: Sequence[int], group: int = 0) -> bool:
         """Whether a block holds the K/V of exactly these prefixes, from its first slot on; or the last one's state."""
         if self.groups[group].state:

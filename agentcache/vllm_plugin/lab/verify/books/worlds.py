@@ -1,7 +1,7 @@
 """The worlds in which programs run over the device that keeps books, and the programs that are drawn for them."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -112,7 +112,19 @@ def draw(rng: random.Random, world: World | None = None) -> InWorld:
             ops += [Step(rng.choice((1, 1, 2, 3))), _disturbance(rng, favourites)]
         if rng.random() < 0.6:
             ops.append(Drain())
-    return InWorld((*ops, Drain()), world or draw_world(rng))
+    world = world or draw_world(rng)
+    return InWorld((*(_crowd(rng) if world.host and rng.random() < 0.4 else ops), Drain()), world)
+
+
+def _crowd(rng: random.Random) -> Iterator[Op]:
+    """More contexts return than both levels hold, and some clients leave while their turns wait for blocks."""
+    yield _budget(rng)
+    for _ in range(30):
+        shape, salt = rng.choice(("whole", "follow-up")), rng.choice((None, "a", "b"))
+        yield Submit(rng.randrange(CONTEXTS), shape, answer=2, salt=salt, urgency=rng.choice((0, 0, 1, 2, 3)))
+        yield Step(rng.choice((0, 1, 1, 2, 4)))
+        if rng.random() < 0.3:
+            yield rng.choice((Abort(-1), Drain(), Drain(), Reset(rng.random() < 0.5)))
 
 
 def _submit(rng: random.Random, favourites: Sequence[int]) -> Submit:

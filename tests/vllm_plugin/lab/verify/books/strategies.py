@@ -40,6 +40,7 @@ def worlds(draw: st.DrawFn) -> drawing.World:
         pool=draw(st.sampled_from(drawing.POOLS)),
         segments=draw(st.sampled_from((8, 2))),
         whole=draw(st.booleans()),
+        host=draw(st.sampled_from((0, *drawing.HOSTS))),
     )
 
 
