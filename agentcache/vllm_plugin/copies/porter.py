@@ -6,6 +6,7 @@ computed waits in the queue, which goes on behind it, until they are there; a lo
 ends the wait.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,6 +42,7 @@ class _Load:
     blocks: list[KVCacheBlock]
     places: list[Block]
     since_s: float
+    found: list[KVCacheBlock]  # of the request in the pool, that nobody else would keep there until it starts
     outstanding: int  # blocks that the request will take besides, none of which is taken yet
 
 
@@ -105,13 +107,15 @@ class Porter:
         """Look the turn up in both levels, and ask for what is sooner loaded, if all of the turn fits into the pool."""
         size, keys = self.cost.block_size, request.block_hashes
         get = self._pool.cached_block_hash_to_block.get_one_block
-        missing, others, taken = list[int](), list[_Load](), 0
+        missing, others, found, taken = list[int](), list[_Load](), list[KVCacheBlock](), 0
         for index in range((request.num_tokens - 1) // size):  # the last token is always computed
             block = get(make_block_hash_with_group_id(keys[index], 0))
             if load := self._filling.get(keys[index]) if block is None else None:
                 others.append(load)
             elif block is None:
                 missing.append(index)
+            elif not block.ref_cnt:
+                found.append(block)
             taken += bool(load or (block and block.ref_cnt))
         loads = each_of(others)
         indices = self._sooner_loaded(request, missing) if any(keys[index] in self.tier for index in missing) else []
@@ -121,7 +125,7 @@ class Porter:
         if need > free - sum(load.outstanding for load in each_of(self._filling.values()) if self._is_awaited(load)):
             return bool(need <= free)  # it waits for those that wait; else vLLM says that it does not fit
         if indices:
-            loads.append(self._load(request, indices, need - len(indices)))
+            loads.append(self._load(request, indices, found, need - len(indices) - len(found)))
         self._loads[request.request_id] = loads
         return True
 
@@ -135,13 +139,14 @@ class Porter:
             for index in range(start, end)
         ]
 
-    def _load(self, request: Request, indices: list[int], outstanding: int) -> _Load:
+    def _load(self, request: Request, indices: list[int], found: list[KVCacheBlock], outstanding: int) -> _Load:
         now = self._host.now
         keys = [request.block_hashes[index] for index in indices]
         places = [place for place in self.tier.find(keys) if place]
         self.tier.pin(places, now)  # before room is made above, which may cost room here
+        self._pool.touch(found)  # nor is it made of what the load is to stand beside
         blocks = self._pool.get_new_blocks(len(indices))
-        load = _Load(request, indices, blocks, places, now, outstanding)
+        load = _Load(request, indices, blocks, places, now, found, outstanding)
         self._up += [(block.block_id, place.id) for block, place in zip(blocks, places, strict=True)]
         self._filling.update(dict.fromkeys(keys, load))
         self._next.loads.append(load)
@@ -212,7 +217,7 @@ class Porter:
                 self._host.loaded[request.request_id] = self._host.loaded.get(request.request_id, 0) + tokens
         else:
             self.tier.drop([place.key for place in load.places], now)
-        self._pool.free_blocks(reversed(load.blocks))
+        self._pool.free_blocks(reversed([*load.found, *load.blocks]))
 
     def _emptied(self, load: _Load) -> None:
         for index in load.indices:
@@ -273,6 +278,11 @@ class Porter:
     def filling(self) -> Iterable[int]:
         """Blocks of the pool that are being filled."""
         return (block.block_id for load in each_of(self._filling.values()) for block in load.blocks)
+
+    def holding(self) -> Counter[int]:
+        """How often blocks of the pool are referenced from here."""
+        loads = each_of(self._filling.values())
+        return Counter(block.block_id for load in loads for block in (*load.blocks, *load.found))
 
     def check(self) -> None:
         """Recount; raise `CheckFailed` with the equation that does not hold."""

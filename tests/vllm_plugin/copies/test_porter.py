@@ -320,6 +320,21 @@ def test_two_turns_of_one_context_share_a_load(level: str) -> None:
     engine.end()
 
 
+@pytest.mark.parametrize("level", LEVELS)
+def test_room_for_a_load_is_not_made_of_what_is_there_of_the_same_turn(level: str) -> None:
+    engine = Engine(level, policy="lru", pool=14)
+    engine.run(text(1, 6), text(2, 6), text(3, 4))  # the tail of the first falls
+    there = [block.block_id for block in engine.pool.blocks if block.block_hash is not None]
+    assert 0 < sum(engine.below(text(1))) < BLOCKS and len(there) == 14
+    turn = engine.ask([*text(1), *range(100, 120)])
+    for _ in range(4):
+        engine.step()
+        engine.arrive()
+    started = engine.started[turn]
+    assert started.loaded > 0 and started.cached == 24, "all that was there, and all that was below"
+    engine.end()
+
+
 def test_salts_never_meet() -> None:
     engine = Engine()
     engine.run(text(1), salt="a")

@@ -104,10 +104,11 @@ class Rig(ABC):
         return holders
 
     def check_references(self, holders: dict[int, set[str]], ballast: Iterable[int] = ()) -> None:
-        """Each block counts its holders, and who else keeps it from being used (`ballast`)."""
+        """Each block counts its holders, and who else keeps it from being used (`ballast`, as often as it does)."""
+        others = Counter(ballast)
         for block in self.pool.blocks[1:]:
             names = holders.get(block.block_id, ())
-            if block.ref_cnt != len(names) + (block.block_id in ballast):
+            if block.ref_cnt != len(names) + others[block.block_id]:
                 raise Wrong(f"block {block.block_id} counts {block.ref_cnt} references, requests hold {names}")
 
     # Of the device

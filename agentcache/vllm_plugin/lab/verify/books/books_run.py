@@ -189,7 +189,7 @@ class BooksRun(Rig):
 
     def recount(self) -> None:
         """The books of host and pool, each reference, and each key against what its block holds."""
-        self.check_references(self.holders(), set(self.porter.filling()) if self.porter else ())
+        self.check_references(self.holders(), self.porter.holding().elements() if self.porter else ())
         if self.porter:
             self.porter.check()
         for name, request in self._requests.items():
