@@ -117,7 +117,8 @@ class Porter:
         indices = self._sooner_loaded(request, missing) if any(keys[index] in self.tier for index in missing) else []
         if not indices and not loads:
             return False
-        need, free = -(-request.num_tokens // size) - taken, self._pool.get_num_free_blocks()
+        need: int = -(-request.num_tokens // size) - taken
+        free: int = self._pool.get_num_free_blocks()
         if need > free - sum(load.outstanding for load in each_of(self._filling.values()) if self._is_awaited(load)):
             return need <= free  # it waits for those that wait; else vLLM says that it does not fit
         if indices:
