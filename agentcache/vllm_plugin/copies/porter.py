@@ -23,7 +23,7 @@ from agentcache.vllm_plugin.levels import stock_only
 logger = init_logger(__name__)
 
 GUESS_BYTES_PER_S = 5e9
-"""Of a load, before one has been timed."""
+"""Of a load, before one has been timed, here or for the cost profile."""
 
 PATIENCE_S = 10.0
 """How long a turn waits for a load at most."""
@@ -57,7 +57,7 @@ class Porter:
 
     def __init__(self, host: Host, manager: Any, tier: Tier, cost: CostModel, block_bytes: int) -> None:
         self.tier = tier
-        self.price = LoadPrice.of_link(block_bytes, GUESS_BYTES_PER_S)
+        self.price = LoadPrice.of_link(block_bytes, cost.profile.copy_bytes_per_s or GUESS_BYTES_PER_S)
         self.cost = cost  # until prices are known in this engine's seconds, all that is below is loaded
         self._priced, self._told_s = False, 0.0
         self._host = host
