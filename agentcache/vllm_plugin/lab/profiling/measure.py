@@ -101,7 +101,7 @@ class Subject:
         caches = caches_of(self.engine.vllm_config, self.view.scheduler.kv_cache_config)
         memory = self.view.worker._take_memory(caches, COPIED_BLOCKS)
         pairs = tuple((number + 1, number) for number in range(COPIED_BLOCKS))  # block 0 is vLLM's null block
-        seconds = []
+        seconds: list[float] = []
         for number in range(WARM_UP + COPIES):
             memory.start(Orders(number, up=pairs))
             while not (reports := memory.finished()):
