@@ -65,7 +65,9 @@ def verify(
     ] = None,
     host_memory: Annotated[
         float | None,
-        typer.Option(min=0.0, help="GiB of host memory below the pool: blocks are pushed there, lost there, and loaded."),
+        typer.Option(
+            min=0.0, help="GiB of host memory below the pool: blocks are pushed there, lost there, and loaded."
+        ),
     ] = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Engines at a time with --paths all; one for each core, up to 4.")
