@@ -62,4 +62,4 @@ def test_what_came_from_host_memory_has_a_column_where_some_run_had_one() -> Non
     assert not any("loaded" in line for line in shown(runs[:1]))
     stock, ours = (line for line in shown(runs) if "10.00" in line or "5.00" in line)
     assert any("loaded" in line for line in shown(runs))
-    assert "15.0%" in ours and "15.0%" not in stock
+    assert "  6.0%" in ours and "6.0%" not in stock
