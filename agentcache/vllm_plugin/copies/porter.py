@@ -73,7 +73,7 @@ class Porter:
         self._loads: dict[str, list[_Load]] = {}  # that each queued turn has waited for, or does
         self._filling: dict[Any, _Load] = {}  # by key
         self._broken = False
-        host.sink, host.reprice = self.sink, self.reprice
+        host.sink, host.reprice, host.load_price = self.sink, self.reprice, self.price
 
     # In a step that is being scheduled
 
@@ -234,6 +234,7 @@ class Porter:
     def _time(self, block_s: float) -> None:
         """Loads have taken so long a block."""
         self.price = LoadPrice(self.price.block_s + FOLLOW * (block_s - self.price.block_s))
+        self._host.load_price = self.price
         if self._priced and abs(self.price.block_s - self._told_s) > TELL * self._told_s:
             self.reprice(self.cost)
 
