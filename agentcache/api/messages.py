@@ -50,7 +50,7 @@ class ContextState(msgspec.Struct, frozen=True, array_like=True):
 
     `state`: `running` while a turn of it is open, `idle`, or `gone` when the engine has forgotten it. `standing` is
     why it is idle (a `Standing`'s value), `tool` what it called, `idle_s` since when. `tokens` is the length of its
-    chain of full blocks, `runs` what of it is resident, ascending and apart.
+    chain of full blocks, `runs` what of it is resident, ascending and apart, `below` what host memory alone has.
     """
 
     id: Id
@@ -62,6 +62,7 @@ class ContextState(msgspec.Struct, frozen=True, array_like=True):
     tokens: Tokens = 0
     runs: tuple[Run, ...] = ()
     idle_s: float = 0.0
+    below: tuple[Run, ...] = ()
 
     @property
     def resident_tokens(self) -> int:
@@ -91,7 +92,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_
 
     `engine` is its name in the cluster, `epoch` is new whenever it starts, `seq` counts its reports from 1. A `full`
     report names everything that the engine holds: what it does not name is gone. `dropped` counts the summaries that
-    its bounded queue has lost so far; `c_lin` s/token and `c_att` s/token^2 are its prices.
+    its bounded queue has lost so far; `c_lin` s/token and `c_att` s/token^2 are its prices of computing, `load_s`
+    s/token that of a load from host memory.
     """
 
     engine: Annotated[str, msgspec.Meta(pattern="^[^/]+$", max_length=MAX_ID_BYTES)]
@@ -102,6 +104,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_
     free_tokens: Tokens = 0
     c_lin: float = 0.0
     c_att: float = 0.0
+    load_s: float = 0.0
     dropped: int = 0
     contexts: tuple[ContextState, ...] = ()
     pauses: tuple[Pause, ...] = ()
@@ -271,7 +274,10 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Copy(msgspec.Struct, frozen=True, kw_only=True):
-    """What one engine holds of a context; `rebuild_s` is what a turn there would have to pay for the rest."""
+    """What one engine holds of a context; `rebuild_s` is what a turn there would have to pay for the rest.
+
+    What host memory alone has (`below`) is paid for by a load where that is sooner.
+    """
 
     engine: str
     state: str
@@ -279,6 +285,7 @@ class Copy(msgspec.Struct, frozen=True, kw_only=True):
     runs: tuple[Run, ...]
     rebuild_s: float
     home: bool
+    below: tuple[Run, ...] = ()
 
 
 class ContextView(msgspec.Struct, frozen=True, kw_only=True):

@@ -117,6 +117,8 @@ def _show(found: Any, seconds: float, repeats: int) -> None:
     result = found.profile
     for name, unit in UNITS.items():
         print(f"{name:8}{getattr(result, name):<12.3e}{unit}")
+    if result.copy_bytes_per_s:
+        print(f"loads   {result.copy_bytes_per_s / 1e9:<12.3g}GB/s from host memory")
     held = sum(point.held_out for point in found.points)
     print(f"{result.n_points} points x {repeats} in {seconds:.0f} s; on {held} points left out of the fit:")
     r2 = "none" if result.r2 is None else f"{result.r2:.4f}"

@@ -23,6 +23,10 @@ def serve(
     chunking: Annotated[
         str | None, typer.Option(help="Prefill tokens beside decodes: adaptive:tpot=50ms, paper, fixed:N or off.")
     ] = None,
+    host_memory: Annotated[
+        float | None, typer.Option(help="GiB of host memory below the pool, for blocks that leave it.")
+    ] = None,
+    host_policy: Annotated[str | None, typer.Option(help="Eviction policy of host memory.")] = None,
     print_config: Annotated[bool, typer.Option(help="Print the command line and stop.")] = False,
 ) -> None:
     """Start vLLM's OpenAI server with AgentCache on; every other flag goes to vLLM."""
@@ -37,12 +41,15 @@ def serve(
         "mode": mode,
         "profile": str(profile.resolve()) if profile else None,
         "chunking": chunking,
+        "host_memory": host_memory,
+        "host_policy": host_policy,
     }
     options = {key: value for key, value in given.items() if value is not None}
     argv = server_argv(served_model(model), options, ctx.args, model)
     config = json.loads(argv[argv.index("--additional-config") + 1])
     wanted = load_options(config)
     check_options(wanted)
+    _check_host_memory(wanted.host_memory, ctx.args)
     if print_config:
         print(json.dumps({"argv": argv, "server": SERVER, "additional_config": config}, indent=1))
         return
@@ -54,6 +61,18 @@ def serve(
         for name, value in SERVER_ENV.items():
             os.environ.setdefault(name, value)
     os.execv(argv[0], argv)
+
+
+def _check_host_memory(wanted_gib: float | None, flags: list[str]) -> None:
+    """Raise `ConfigError` for more than there is, and for some beside a connector, before anything is started."""
+    if wanted_gib is None:
+        return
+    from agentcache.vllm_plugin.copies.room import beside_connector, check_free
+
+    for flag in flags:
+        if flag.partition("=")[0].replace("_", "-").partition(".")[0] == "--kv-transfer-config":
+            raise beside_connector(wanted_gib, "the KV connector of --kv-transfer-config")
+    check_free(wanted_gib)
 
 
 def _check_level(model: str, flags: list[str]) -> None:

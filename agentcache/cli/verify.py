@@ -21,7 +21,14 @@ MODEL, DTYPE, POLICY, MODE = "tiny-llama", "float32", "return-index", "fused"
 JOBS = 4
 ONE_ENGINE = (
     *("mismatches", "near_ties", "max_logprob_diff", "prompt_tokens", "recomputed_tokens", "holes"),
-    *("negative_control_failed", "tokens_compared", "tokens_after_hole", "bit_exact_answers", "bit_differences"),
+    *(
+        "negative_control_failed",
+        "tokens_compared",
+        "tokens_after_hole",
+        "loaded_tokens",
+        "bit_exact_answers",
+        "bit_differences",
+    ),
 )
 """What one engine shows, in this order."""
 RUNNERS = {"default": "v1", "triton": "v2"}
@@ -56,6 +63,12 @@ def verify(
         str | None,
         typer.Option(help="default: vLLM's for the CPU; triton: our kernels, interpreted, on vLLM's second runner."),
     ] = None,
+    host_memory: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, help="GiB of host memory below the pool: blocks are pushed there, lost there, and loaded."
+        ),
+    ] = None,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Engines at a time with --paths all; one for each core, up to 4.")
     ] = None,
@@ -88,7 +101,8 @@ def verify(
     if policy is not None:
         _check_policy(policy)
     if device == "books":
-        given = {"--model": model, "--dtype": dtype, "--attention": attention, "--jobs": jobs}
+        given: dict[str, object] = {"--model": model, "--dtype": dtype, "--attention": attention, "--jobs": jobs}
+        given |= {"--host-memory": host_memory}
         _refuse_given(given | {"--paths": "all" if paths == "all" else None})
         wanted = {"policy": policy, "mode": mode}
         exact, result = _reproduce_books(reproduce) if reproduce else _books(patterns, seed, wanted)
@@ -100,7 +114,14 @@ def verify(
         exact, result = _all_paths(model, wanted, patterns, seed, jobs or min(JOBS, os.cpu_count() or 1))
     else:
         exact, result = _one_engine(
-            model or MODEL, dtype or DTYPE, policy or POLICY, mode or MODE, attention or "default", patterns, seed
+            model or MODEL,
+            dtype or DTYPE,
+            policy or POLICY,
+            mode or MODE,
+            attention or "default",
+            host_memory or 0.0,
+            patterns,
+            seed,
         )
     if json_path:
         write_json(json_path, {"schema": SCHEMA, **result})
@@ -114,12 +135,16 @@ def verify(
 Verdict = tuple[bool, dict[str, Any]]
 
 
-def _one_engine(model: str, dtype: str, policy: str, mode: str, attention: str, patterns: int, seed: int) -> Verdict:
+def _one_engine(
+    model: str, dtype: str, policy: str, mode: str, attention: str, host_memory: float, patterns: int, seed: int
+) -> Verdict:
     from agentcache.vllm_plugin.launch.cpu_env import interpret_triton, prepare
 
     prepare(threads=1)  # one thread adds numbers up in one order
     if attention == "triton":
         interpret_triton()
+    from msgspec import structs
+
     from agentcache.vllm_plugin.lab.verify.engine.cases import Setting
     from agentcache.vllm_plugin.lab.verify.engine.experiment import INTERPRETED, Effort, run
     from agentcache.vllm_plugin.launch.tiny_models import model_dir
@@ -128,6 +153,7 @@ def _one_engine(model: str, dtype: str, policy: str, mode: str, attention: str, 
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task(f"{model} {dtype}", total=patterns)
         setting = Setting(model, dtype, mode=mode, policy=policy, runner=RUNNERS[attention], seed=seed)
+        setting = structs.replace(setting, host_memory=host_memory)
         effort = INTERPRETED if attention == "triton" else Effort()
         finding = run(setting, patterns, lambda: progress.advance(task), effort)
     shown = _shown(finding.outcome) | {"negative_control_failed": finding.control_failed}
@@ -139,6 +165,7 @@ def _one_engine(model: str, dtype: str, policy: str, mode: str, attention: str, 
         "attention": attention,
         "dtype": dtype,
         "patterns": patterns,
+        "host_memory_gib": host_memory,
         **{name: shown[name] for name in ONE_ENGINE},
     }
     for key, value in {"schema": SCHEMA, **result}.items():
@@ -159,6 +186,7 @@ def _shown(outcome: "Outcome") -> dict[str, float]:
         "recomputed_tokens": outcome.recomputed_tokens,
         "holes": outcome.holes,
         "tokens_after_hole": outcome.tokens_after_hole,
+        "loaded_tokens": outcome.loaded_tokens,
         "bit_exact_answers": outcome.equal_answers - outcome.bit_differences,
         "bit_differences": outcome.bit_differences,
     }

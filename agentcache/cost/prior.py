@@ -78,6 +78,11 @@ class ModelShape:
         )
 
     @property
+    def kv_values(self) -> int:
+        """Keys and values of one token, in all layers, where attention is full."""
+        return 2 * self.layers * self.kv_heads * self.head_dim
+
+    @property
     def active_parameters(self) -> int:
         """Parameters that one token is multiplied with, embedding and LM head left out."""
         attention = self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)

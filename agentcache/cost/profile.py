@@ -25,7 +25,8 @@ class CostProfile:
 
     c0 s: a step's fixed part; c_seg s: one more segment; c_lin s/token: projections, MLP, norms; c_load s/token:
     touching a resident token; c_att s/token^2: causal attention; c_dec s: one decode row; c_kv s/token: its reads;
-    floor s: reading the weights, which few tokens do not make shorter.
+    floor s: reading the weights, which few tokens do not make shorter. Blocks come up from host memory at
+    `copy_bytes_per_s`, where that was measured.
     The other fields say what was measured, on what, and how well the fit held on points left out of it.
     """
 
@@ -49,6 +50,7 @@ class CostProfile:
     med_rel_err: float | None = None
     p95_rel_err: float | None = None
     n_points: int = 0
+    copy_bytes_per_s: float | None = None
 
     def __post_init__(self) -> None:
         for name in COEFFICIENTS:
@@ -60,6 +62,9 @@ class CostProfile:
                     f"cost coefficient {name} is {value}, expected a finite number >= 0; the profile is not used",
                     hint="such a coefficient means that the measured grid was too narrow: measure again",
                 )
+        speed = self.copy_bytes_per_s
+        if speed is not None and not (isinstance(speed, (int, float)) and math.isfinite(speed) and speed > 0):
+            raise ConfigError(f"copy_bytes_per_s is {speed!r}, expected a number above 0; the profile is not used")
         if self.c_lin == 0 and self.c_att == 0:
             raise ConfigError(
                 "c_lin and c_att are both 0, expected at least one above: every rebuild would be free; "

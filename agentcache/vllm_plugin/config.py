@@ -25,8 +25,8 @@ class EngineOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `max_segments`: runs of missing tokens of one request; over it, resident runs that save least are computed again.
     `mla_holes`: reuse behind holes for models with MLA too, in sequential mode; no GPU has shown it yet.
     `max_contexts`: idle contexts remembered.
-    `host_memory`: GiB of host memory below the pool, for blocks that leave it; None takes none. `host_policy`: their
-    order, by the name of a policy.
+    `host_memory`: GiB of host memory below the pool, for blocks that leave it, of each data-parallel engine; None takes
+    none. `host_policy`: their order, by the name of a policy.
     `receipts`: a file that gets one JSON line a turn: what was reused, what was missing and why; None writes none.
     `service`: the Ray cluster whose residency service to join: `auto` or `HOST:PORT`, and `/NAMESPACE` if it is not
     the usual one; None joins none. `engine`: what this engine is called there; None makes a name up.

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from agentcache.cost import CostModel
+from agentcache.cost.loads import LoadPrice
 from agentcache.model import (
     Block,
     BlocksEvicted,
@@ -54,6 +55,7 @@ class Host:
         self.priorities = False  # whether requests' priorities count, as somebody asked
         self.receipts = Receipts(residency, block_size, receipts)
         self.sink: Callable[[Sequence[Block]], None] | None = None  # has what is about to be overwritten copied
+        self.load_price: LoadPrice | None = None  # of host memory, where there is some
         self.loaded: dict[str, int] = {}  # tokens that came from host memory for a turn that has yet to start
         self.reprice: Callable[[CostModel], None] = self._reprice  # told what rebuilds take, in this engine's seconds
         self._clock = clock

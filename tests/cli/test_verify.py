@@ -57,6 +57,16 @@ def test_reuse_is_exact(model: str, dtype: str, mode: str, tmp_path: Path) -> No
 
 
 @pytest.mark.vllm
+def test_host_memory_is_exact(tmp_path: Path) -> None:
+    pytest.importorskip("vllm", reason="the engine is vLLM's")
+    done, result = verify(tmp_path / "out.json", "--host-memory", "0.03")
+    assert done.returncode == 0, done.stdout
+    assert (result["host_memory_gib"], result["mismatches"], result["negative_control_failed"]) == (0.03, 0, True)
+    assert result["loaded_tokens"] > 0
+    assert result["bit_differences"] == 0
+
+
+@pytest.mark.vllm
 def test_an_engine_that_does_not_split_segments_is_found_out(tmp_path: Path) -> None:
     pytest.importorskip("vllm", reason="the engine is vLLM's")
     done, result = verify(tmp_path / "out.json", before=UNSPLIT)
@@ -75,6 +85,8 @@ def test_an_engine_that_does_not_split_segments_is_found_out(tmp_path: Path) -> 
         (("--attention", "flash"), "available: default, triton"),
         (("--device", "tpu"), "available: engine, books"),
         (("--device", "books", "--model", "tiny-llama"), "--model has no effect with --device books"),
+        (("--device", "books", "--host-memory", "1"), "--host-memory has no effect with --device books"),
+        (("--host-memory", "-1"), "--host-memory"),
         (("--device", "books", "--paths", "all"), "--paths has no effect with --device books"),
         (("--device", "books", "--reproduce", "/nowhere/program.json"), "holds no program"),
         (("--policy", "lru"), "no holes to verify"),

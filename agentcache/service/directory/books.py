@@ -82,6 +82,7 @@ class KnownEngine:
     resync: bool = False
     c_lin: float = 0.0
     c_att: float = 0.0
+    load_s: float = 0.0
     copies: dict[str, Held] = field(default_factory=dict)  # by the engine's own name of the context
     queue: deque[Command] = field(default_factory=lambda: deque(maxlen=QUEUE))
     sent: dict[int, float] = field(default_factory=dict)  # commands that it has not answered, and since when
@@ -217,15 +218,22 @@ class Books:
         for lease_id in list(job.leases):
             self.drop_lease(job, lease_id)
 
-    def missing_s(self, engine: KnownEngine, runs: Iterable[Run], tokens: int) -> float:
-        """Seconds of prefill on an engine for what of [0, tokens) is in none of the runs."""
+    def missing_s(self, engine: KnownEngine, runs: Iterable[Run], tokens: int, below: Iterable[Run] = ()) -> float:
+        """Seconds on an engine for what of [0, tokens) is in none of the runs: of prefill, or of loads from below."""
         at, seconds = 0, 0.0
-        for start, end in (*runs, (tokens, tokens)):
+        there = sorted([*((*run, False) for run in runs), *((*run, True) for run in below)])
+        for start, end, is_below in (*there, (tokens, tokens, False)):
             low, high = at, min(start, tokens)
             if low < high:
-                seconds += engine.c_lin * (high - low) + engine.c_att * (high * high - low * low)
-            at = max(at, end)
+                seconds += self._prefill_s(engine, low, high)
+            at, first = max(at, end), max(at, start)
+            if is_below and first < (last := min(end, tokens)):
+                seconds += min(engine.load_s * (last - first), self._prefill_s(engine, first, last))
         return seconds
+
+    @staticmethod
+    def _prefill_s(engine: KnownEngine, start: int, end: int) -> float:
+        return engine.c_lin * (end - start) + engine.c_att * (end * end - start * start)
 
     def budget_tokens(self, tenant: str) -> int | None:
         """What a tenant may hold in all engines together."""

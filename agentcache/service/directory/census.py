@@ -101,7 +101,7 @@ class Census:
 
     def _account(self, job: KnownJob, engine: KnownEngine, copy: Held, tokens: int) -> None:
         """A turn came back: what its old context costs there now, and what it does not."""
-        paid = self._books.missing_s(engine, copy.runs, tokens)
+        paid = self._books.missing_s(engine, copy.runs, tokens, copy.below)
         job.paid_s += paid
         job.saved_s += self._books.missing_s(engine, (), tokens) - paid
 

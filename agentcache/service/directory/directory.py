@@ -80,6 +80,7 @@ class Directory:
         engine.resync |= report.dropped > engine.dropped  # what it lost it must show again
         engine.dropped = report.dropped
         engine.c_lin, engine.c_att = report.c_lin or self.config.c_lin, report.c_att or self.config.c_att
+        engine.load_s = report.load_s
         self.pauses.hear(report.engine, report.pauses)
         for done in report.done:
             engine.sent.pop(done.command, None)

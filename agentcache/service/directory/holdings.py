@@ -49,7 +49,8 @@ class Record:
 class Held:
     """What one engine holds of a context; `local_id` and `local_job` are that engine's names of it and of its job.
 
-    `depth` counts the context's turns that have ended there, `length` its tokens, resident or not.
+    `depth` counts the context's turns that have ended there, `length` its tokens, resident or not; `below`: what its
+    host memory alone has, which no budget counts.
     """
 
     engine: str
@@ -60,6 +61,7 @@ class Held:
     length: int = 0
     running: bool = False
     runs: tuple[Run, ...] = ()
+    below: tuple[Run, ...] = ()
     pages: dict[int, Block] = field(default_factory=dict)
 
     @property
@@ -111,7 +113,7 @@ class Holdings:
             if fresh and state.idle_s and context and context.standing is not Standing.ENDED and not context.turns:
                 self.residency.survival.paused(context, now - state.idle_s)
         self._place(copy, state.runs, running, now - state.idle_s if fresh else now, now)
-        copy.depth, copy.length = state.depth, state.tokens
+        copy.depth, copy.length, copy.below = state.depth, state.tokens, state.below
 
     def drop(self, copy: Held, now: float) -> None:
         """A copy is gone, and with the last one what is known of the context."""

@@ -48,7 +48,8 @@ def _view(books: Books, record: Record, now: float) -> ContextView:
                 state="running" if copy.running else "idle",
                 resident_tokens=copy.tokens,
                 runs=copy.runs,
-                rebuild_s=books.missing_s(books.engines[name], copy.runs, record.tokens),
+                rebuild_s=books.missing_s(books.engines[name], copy.runs, record.tokens, copy.below),
+                below=copy.below,
                 home=record.home == name,
             )
             for name, copy in record.copies.items()

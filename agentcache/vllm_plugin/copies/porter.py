@@ -24,7 +24,7 @@ from agentcache.vllm_plugin.levels import stock_only
 logger = init_logger(__name__)
 
 GUESS_BYTES_PER_S = 5e9
-"""Of a load, before one has been timed."""
+"""Of a load, before one has been timed, here or for the cost profile."""
 
 PATIENCE_S = 10.0
 """How long a turn waits for a load at most."""
@@ -59,7 +59,7 @@ class Porter:
 
     def __init__(self, host: Host, manager: Any, tier: Tier, cost: CostModel, block_bytes: int) -> None:
         self.tier = tier
-        self.price = LoadPrice.of_link(block_bytes, GUESS_BYTES_PER_S)
+        self.price = LoadPrice.of_link(block_bytes, cost.profile.copy_bytes_per_s or GUESS_BYTES_PER_S)
         self.cost = cost  # until prices are known in this engine's seconds, all that is below is loaded
         self._priced, self._told_s = False, 0.0
         self._host = host
@@ -75,7 +75,7 @@ class Porter:
         self._loads: dict[str, list[_Load]] = {}  # that each queued turn has waited for, or does
         self._filling: dict[Any, _Load] = {}  # by key
         self._broken = False
-        host.sink, host.reprice = self.sink, self.reprice
+        host.sink, host.reprice, host.load_price = self.sink, self.reprice, self.price
 
     # In a step that is being scheduled
 
@@ -121,7 +121,8 @@ class Porter:
         indices = self._sooner_loaded(request, missing) if any(keys[index] in self.tier for index in missing) else []
         if not indices and not loads:
             return False
-        need, free = -(-request.num_tokens // size) - taken, self._pool.get_num_free_blocks()
+        need: int = -(-request.num_tokens // size) - taken
+        free: int = self._pool.get_num_free_blocks()
         if need > free - sum(load.outstanding for load in each_of(self._filling.values()) if self._is_awaited(load)):
             return bool(need <= free)  # it waits for those that wait; else vLLM says that it does not fit
         if indices:
@@ -238,6 +239,7 @@ class Porter:
     def _time(self, block_s: float) -> None:
         """Loads have taken so long a block."""
         self.price = LoadPrice(self.price.block_s + FOLLOW * (block_s - self.price.block_s))
+        self._host.load_price = self.price
         if self._priced and abs(self.price.block_s - self._told_s) > TELL * self._told_s:
             self.reprice(self.cost)
 

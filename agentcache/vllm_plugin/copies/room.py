@@ -57,6 +57,14 @@ def block_bytes(kv_cache_config: Any) -> int:
     )
 
 
+def beside_connector(wanted_gib: float, connector: str) -> ConfigError:
+    """The error for host memory where a KV connector is on too."""
+    return ConfigError(
+        f"host_memory is {wanted_gib:g} GiB, and {connector} keeps blocks below the pool itself; not started",
+        hint="give one of the two",
+    )
+
+
 def check_free(wanted_gib: float) -> None:
     """Raise `ConfigError` where this machine has not so much memory to give."""
     free = compat.free_memory_bytes()

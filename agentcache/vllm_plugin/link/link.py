@@ -232,6 +232,7 @@ class Link:
             free_tokens=queue.num_useless_blocks * self._block_size,
             c_lin=self._profile.c_lin,
             c_att=self._profile.c_att,
+            load_s=self._host.load_price.block_s / self._block_size if self._host.load_price else 0.0,
             dropped=self.dropped,
             contexts=tuple(contexts),
             pauses=tuple(_drained(self._pauses)),
@@ -287,19 +288,28 @@ class Link:
             context.tool,
             context.depth,
             len(chain) * self._block_size,
-            tuple(self._runs(chain)),
+            tuple(self._runs(chain, self._is_resident)),
             0.0 if running else max(self._clock() - context.idle_since, 0.0),
+            tuple(self._runs(chain, self._is_below)) if self._host.residency.tier else (),
         )
 
-    def _runs(self, chain: tuple[Any, ...]) -> Iterator[Run]:
-        """The resident blocks of a chain as runs of tokens; it may be a step old by the time it is told."""
-        get, size = self._pool.cached_block_hash_to_block.get_one_block, self._block_size
+    def _is_resident(self, key: Any) -> bool:
+        get = self._pool.cached_block_hash_to_block.get_one_block
+        return get(make_block_hash_with_group_id(key, self._group)) is not None
+
+    def _is_below(self, key: Any) -> bool:
+        tier = self._host.residency.tier
+        return tier is not None and key in tier and not self._is_resident(key)
+
+    def _runs(self, chain: tuple[Any, ...], has: Callable[[Any], bool]) -> Iterator[Run]:
+        """The blocks of a chain that are there as runs of tokens; they may be a step old by the time it is told."""
+        size = self._block_size
         start: int | None = None
         for index, key in enumerate(chain):
-            resident = get(make_block_hash_with_group_id(key, self._group)) is not None
-            if resident and start is None:
+            is_there = has(key)
+            if is_there and start is None:
                 start = index
-            elif not resident and start is not None:
+            elif not is_there and start is not None:
                 yield start * size, index * size
                 start = None
         if start is not None:

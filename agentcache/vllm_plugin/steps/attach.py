@@ -5,7 +5,6 @@ from typing import Any
 
 import agentcache
 from agentcache.cost.model import CostModel
-from agentcache.errors import ConfigError
 from agentcache.policy import make_online_policy
 from agentcache.policy.admission.footing import ONE_GROUP, Footing
 from agentcache.policy.admission.names import parse_admission
@@ -27,7 +26,7 @@ from agentcache.vllm_plugin.compat import (
 )
 from agentcache.vllm_plugin.config import EngineOptions, parse_service
 from agentcache.vllm_plugin.copies.porter import Porter
-from agentcache.vllm_plugin.copies.room import block_bytes, places_of, why_not
+from agentcache.vllm_plugin.copies.room import beside_connector, block_bytes, places_of, why_not
 from agentcache.vllm_plugin.host import Host
 from agentcache.vllm_plugin.levels import Level, why_not_fused
 from agentcache.vllm_plugin.link.courier import CourierProcess
@@ -108,11 +107,7 @@ def _tier(scheduler: Any, options: EngineOptions, level: Level, cost: CostModel)
         return None
     config, groups = scheduler.vllm_config, scheduler.kv_cache_config
     if config.kv_transfer_config:
-        raise ConfigError(
-            f"host_memory is {options.host_memory:g} GiB, and KV connector {config.kv_transfer_config.kv_connector} "
-            "has a memory of its own below the pool; not started",
-            hint="give one of the two",
-        )
+        raise beside_connector(options.host_memory, f"KV connector {config.kv_transfer_config.kv_connector}")
     if why := why_not(config, groups) or ("its blocks leave the pool in vLLM's own order" * (level < Level.ORDER)):
         logger.warning("AgentCache: no host memory is taken: %s", why)
         return None

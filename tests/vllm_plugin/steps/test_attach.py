@@ -81,7 +81,7 @@ def test_where_host_memory_is_of_no_use_none_is_taken(
 
 
 def test_host_memory_beside_a_connector_stops_the_start() -> None:
-    with pytest.raises(ConfigError, match="KV connector ExampleConnector has a memory of its own") as refused:
+    with pytest.raises(ConfigError, match="KV connector ExampleConnector keeps blocks below the pool") as refused:
         build(World(level="", host=40, flags=CONNECTOR))
     assert refused.value.hint == "give one of the two"
 

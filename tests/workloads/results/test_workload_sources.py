@@ -10,6 +10,7 @@ import pytest
 from agentcache_workloads.generators.bfcl_search import BfclSearch
 from agentcache_workloads.results.cells import cells, trace_hash
 from agentcache_workloads.results.config import Workload, load_figure
+from agentcache_workloads.results.measure import _host_memory
 from agentcache_workloads.results.workload import jobs_of
 
 CONFIGS = Path(__file__).parents[3] / "workloads" / "configs"
@@ -39,8 +40,25 @@ def test_fields_that_are_not_used_leave_the_keys_of_published_rows() -> None:
     asked = msgspec.to_builtins(cell)
     for name in ("bfcl", "pause_s", "jobs"):
         assert asked["workload"].pop(name) is None
+    for name in ("host_pools", "host_gbps"):
+        assert asked.pop(name) is None
     text = json.dumps([asked, trace_hash(cell.workload.trace or "")], sort_keys=True)
     assert cell.key == sha256(text.encode()).hexdigest()[:16]
+
+
+def test_a_tier_is_one_more_axis_and_has_the_order_of_its_pool() -> None:
+    figure = load_figure(CONFIGS / "tiers-closed.toml")
+    made = list(cells(figure))
+    assert {cell.variant for cell in made} == {
+        f"tier {p:g}x, {g:g} GB/s" for p in figure.matrix.host_pools for g in figure.matrix.host_gbps
+    }
+    assert len({cell.key for cell in made}) == len(made)
+    tiers = {cell.policy: _host_memory(cell) for cell in made if cell.cache_tokens == 250_000 and cell.host_pools == 2}
+    assert {policy: (tier.tokens, tier.policy) for policy, tier in tiers.items() if tier} == {
+        "vllm-lru": (500_000, "lru"),
+        "lru": (500_000, "lru"),
+        "return-index": (500_000, "return-index"),
+    }
 
 
 @pytest.mark.parametrize("name", ["weka", "miniswe", "bfcl"])

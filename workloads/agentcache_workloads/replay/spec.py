@@ -78,11 +78,11 @@ class Remote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class HostMemory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A tier below the pool, in host memory; of stock vLLM `lru`, written through."""
+    """A tier below the pool, in host memory; of stock vLLM `lru`, written through, and none on a CPU."""
 
-    tokens: Annotated[int, Option("--host-tokens", min=1, help="sim: engine tokens that host memory holds.")]
+    tokens: Annotated[int, Option("--host-tokens", min=1, help="sim, vllm: engine tokens that host memory holds.")]
     gbps: Annotated[float, Option("--host-gbps", help="sim: GB/s of loads from there.")] = 25.0
-    policy: Annotated[str, Option("--host-policy", help=f"sim: its order of eviction; {STOCK} has lru.")] = (
+    policy: Annotated[str, Option("--host-policy", help=f"sim, vllm: its order of eviction; {STOCK} has lru.")] = (
         "return-index"
     )
     write: Annotated[
@@ -177,3 +177,8 @@ class RunSpec(RunSetting, frozen=True, kw_only=True):
     @property
     def stock(self) -> bool:
         return self.policy == STOCK
+
+    @property
+    def has_tier(self) -> bool:
+        """Whether the run has host memory below the pool: of stock vLLM, no CPU engine does."""
+        return self.host_memory is not None and not (self.stock and self.engine == "vllm")

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import msgspec
 
-from agentcache_workloads.results.config import Figure, Workload, changed
+from agentcache_workloads.results.config import Figure, Matrix, Workload, changed
 
 STOCK = "vllm-lru"
 STOCK_ADMISSION = "fcfs"
 
 _LATER = ("bfcl", "pause_s", "jobs")
-"""Fields of a workload that are younger than published rows: unused, they leave the keys of those as they are."""
+"""Fields of a workload that are younger than published rows: unused, they leave the keys of those as they are.
+
+So it is with those of host memory.
+"""
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,15 +36,18 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     profile: str
     arrival: str
+    host_pools: float | None = None
+    host_gbps: float | None = None
 
     @property
     def key(self) -> str:
         """A hash of all that was asked for, the trace's content included; the code is not in it."""
         trace = trace_hash(self.workload.trace) if self.workload.trace else ""
         asked = msgspec.to_builtins(self)
-        for name in _LATER:
-            if asked["workload"][name] is None:
-                del asked["workload"][name]
+        for part, later in ((asked["workload"], _LATER), (asked, ("host_pools", "host_gbps"))):
+            for name in later:
+                if part[name] is None:
+                    del part[name]
         text = json.dumps([asked, trace], sort_keys=True)
         return sha256(text.encode()).hexdigest()[:16]
 
@@ -51,15 +57,14 @@ def cells(figure: Figure) -> Iterator[Cell]:
     m = figure.matrix
     for variant in figure.variants or [{"name": ""}]:
         workload = changed(figure.workload, {key: value for key, value in variant.items() if key != "name"})
-        for seed, slots, size, profile, arrival, tokens, contender, hints in product(
-            m.seeds, m.slots, m.block_size, m.profiles, m.arrivals, m.cache_tokens, _contenders(figure), m.hints
-        ):
+        axes = m.seeds, m.slots, m.block_size, m.profiles, m.arrivals, m.cache_tokens, _tiers(m), _contenders(figure)
+        for seed, slots, size, profile, arrival, tokens, tier, contender, hints in product(*axes, m.hints):
             policy, admission = contender
             if policy == STOCK and hints != m.hints[0]:
                 continue
             yield Cell(
                 engine=figure.engine,
-                variant=variant["name"],
+                variant=", ".join(filter(None, (variant["name"], _named(*tier)))),
                 workload=workload,
                 policy=policy,
                 admission=admission,
@@ -70,7 +75,17 @@ def cells(figure: Figure) -> Iterator[Cell]:
                 seed=seed,
                 profile=profile,
                 arrival=arrival,
+                host_pools=tier[0],
+                host_gbps=tier[1],
             )
+
+
+def _tiers(matrix: Matrix) -> list[tuple[float | None, float | None]]:
+    return [*product(matrix.host_pools, matrix.host_gbps)] or [(None, None)]
+
+
+def _named(pools: float | None, gbps: float | None) -> str:
+    return "" if pools is None else f"tier {pools:g}x, {gbps:g} GB/s"
 
 
 def _contenders(figure: Figure) -> list[tuple[str, str]]:

@@ -54,6 +54,7 @@ COLUMNS = {
     "makespan_s": _seconds("makespan s"),
     "computed_tokens": Column("computed tokens", 0, -1, "ratio", tie=0.01),
     "cached_percent": Column("cached tokens %", 1, 1, "difference", tie=0.5),
+    "loaded_percent": Column("from the tier %", 1, 0, "difference"),
     "request_hit_percent": Column("calls with a hit %", 1, 1, "difference", tie=0.5),
     "tpot_mean_ms": Column("TPOT ms", 1, -1, "ratio", tie=0.01),
     "prompt_tokens": Column("prompt tokens", 0, 0, "ratio"),

@@ -46,6 +46,7 @@ class Matrix(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Every combination is one cell. `cache_tokens` is the pool; `block_size` tokens a block.
 
     A policy may bring its own admission, `lru @ working-set`; the others are combined with each of `admissions`.
+    `host_pools`: a tier in host memory of so many pools, under each cell's own policy, at each speed of `host_gbps`.
     """
 
     policies: tuple[str, ...]
@@ -57,6 +58,8 @@ class Matrix(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     profiles: tuple[str, ...] = ("h20-like",)
     arrivals: tuple[str, ...] = ("closed",)
     hints: tuple[bool, ...] = (True,)
+    host_pools: tuple[float, ...] = ()
+    host_gbps: tuple[float, ...] = (25.0,)
 
 
 class Goal(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

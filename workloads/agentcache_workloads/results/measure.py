@@ -16,7 +16,7 @@ from agentcache_workloads.replay.engines.queueing import STEP_TOKENS, simulate
 from agentcache_workloads.replay.jobs.arrivals import arrival_times
 from agentcache_workloads.replay.jobs.render import Renderer
 from agentcache_workloads.replay.result import RunResult
-from agentcache_workloads.replay.spec import RunSpec
+from agentcache_workloads.replay.spec import HostMemory, RunSpec
 from agentcache_workloads.results.cells import STOCK, Cell
 from agentcache_workloads.results.config import Workload
 from agentcache_workloads.results.workload import jobs_of, turns_of
@@ -96,6 +96,7 @@ def _sim(cell: Cell) -> Measured:
         "prompt_tokens": prompt,
         "computed_tokens": prompt - cached,
         "cached_percent": 100 * cached / prompt,
+        **({"loaded_percent": 100 * sum(call.loaded_tokens for call in done) / prompt} if cell.host_pools else {}),
         "request_hit_percent": 100 * fmean((call.cached_tokens or 0) > 0 for call in done),
         "tpot_mean_ms": _tpot_ms(result),
         "holes_per_call": fmean(call.holes or 0 for call in done),
@@ -163,6 +164,7 @@ def _simulated(cell: Cell) -> RunResult:
         slots=cell.slots,
         hints=cell.hints,
         max_batched_tokens=STEP_TOKENS,
+        host_memory=_host_memory(cell),
     )
     return simulate(
         spec,
@@ -172,6 +174,14 @@ def _simulated(cell: Cell) -> RunResult:
         arrivals=arrival_times(cell.arrival, jobs, cell.seed),
         priorities=_priorities(cell),
     )
+
+
+def _host_memory(cell: Cell) -> HostMemory | None:
+    """A tier under the order that the pool has; of stock vLLM it is that of its connectors."""
+    if cell.host_pools is None or cell.host_gbps is None:
+        return None
+    order = "lru" if cell.policy == STOCK else split_layers(cell.policy)[-1]
+    return HostMemory(int(cell.host_pools * cell.cache_tokens), cell.host_gbps, order)
 
 
 def _priorities(cell: Cell) -> list[int] | None:

@@ -2,6 +2,7 @@
 
 import os
 import random
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from statistics import median
@@ -11,6 +12,8 @@ from agentcache.cost import CostProfile
 from agentcache.errors import EngineError
 from agentcache.files import cpu_model
 from agentcache.model import Event, StepTimed
+from agentcache.vllm_plugin.compat import caches_of
+from agentcache.vllm_plugin.copies.orders import Orders
 from agentcache.vllm_plugin.lab.look_inside import LookInside
 from agentcache.vllm_plugin.lab.profiling.grid import DECODES, Phase, Shape
 from agentcache.vllm_plugin.launch.command_line import on_cpu, plugin_args
@@ -18,6 +21,8 @@ from agentcache.vllm_plugin.steps.prices import model_name
 
 LEAST_TOKEN = 3  # below are special tokens
 WARM_UP = 2
+COPIED_BLOCKS, COPIES = 64, 5
+"""Blocks of one copy from host memory, and how often it is made."""
 
 
 class Subject:
@@ -91,6 +96,22 @@ class Subject:
         self.disturbance = median(spreads)
         return self._rng.sample(steps, len(steps))
 
+    def copy_bytes_per_s(self) -> float:
+        """How fast blocks come up from host memory, the fastest of a few times."""
+        caches = caches_of(self.engine.vllm_config, self.view.scheduler.kv_cache_config)
+        memory = self.view.worker._take_memory(caches, COPIED_BLOCKS)
+        pairs = tuple((number + 1, number) for number in range(COPIED_BLOCKS))  # block 0 is vLLM's null block
+        seconds: list[float] = []
+        for number in range(WARM_UP + COPIES):
+            memory.start(Orders(number, up=pairs))
+            while not (reports := memory.finished()):
+                time.sleep(0.001)
+            seconds += [report.seconds for report in reports if not report.failed]
+        self._drain()
+        self.engine.reset_prefix_cache()  # what was copied over is not what its keys say
+        moved: int = sum(cache[0].nbytes for cache in caches) * COPIED_BLOCKS
+        return moved / min(seconds)
+
     def _time(self, shape: Shape) -> StepTimed:
         """Have exactly the shape's gaps missing, ask for the prompt that they end, and time the step."""
         if shape.gaps:
@@ -148,6 +169,7 @@ def described(subject: Subject) -> CostProfile:
         block_size=subject.block_size,
         chunk_tokens=config.scheduler_config.max_num_batched_tokens,
         max_len=config.model_config.max_model_len,
+        copy_bytes_per_s=subject.copy_bytes_per_s(),
     )
 
 

@@ -36,9 +36,14 @@ def test_a_field_with_a_flag_is_one_and_a_part_gives_its_own() -> None:
 
 
 def test_a_part_is_there_when_what_it_needs_is_given() -> None:
-    assert gathered(Cake, {"name": Path("a"), "url": None, "heat": 5.0}) == Cake(name=Path("a"))
+    assert gathered(Cake, {"name": Path("a"), "url": None, "heat": 60.0}) == Cake(name=Path("a"))
     whole = gathered(Cake, {"name": Path("a"), "url": "u", "heat": 5.0, "layers": 2})
     assert whole == Cake(name=Path("a"), oven=Oven("u", 5.0), layers=2)
+
+
+def test_what_is_said_of_a_part_that_is_absent_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"--heat is 5.0, and --url is missing, without which it says nothing"):
+        gathered(Cake, {"name": Path("a"), "url": None, "heat": 5.0})
 
 
 def test_a_command_takes_the_whole_and_users_see_flags() -> None:

@@ -77,7 +77,11 @@ def test_twice_the_pool_is_half_the_pressure(options: Options) -> None:
         ({"engine": "http", "remote": Remote("ftp://x")}, ConfigError, "--url is 'ftp://x'"),
         ({"engine": "http", "remote": Remote("http://x", output="any")}, ConfigError, "--output 'any'"),
         ({"engine": "http", "remote": Remote("http://x", dialect="any")}, ConfigError, "--dialect 'any'"),
-        ({"host_memory": HostMemory(10**5)}, ConfigError, "--host-tokens 100000 is for simulated engines"),
+        (
+            {"engine": "http", "remote": Remote("http://x"), "host_memory": HostMemory(10**5)},
+            ConfigError,
+            "started here",
+        ),
         ({"engine": "sim", "host_memory": HostMemory(320)}, ConfigError, "--host-tokens 320 is 10 blocks of 32 tokens"),
         ({"engine": "sim", "host_memory": HostMemory(10**5, 0.0)}, ConfigError, "a link of 0 GB/s: a speed above 0"),
         ({"engine": "sim", "host_memory": HostMemory(10**5, policy="best")}, ConfigError, "policy 'best'"),

@@ -55,3 +55,11 @@ def test_counts_may_be_unknown_and_oracles_are_marked() -> None:
     unknown = run("lru", 1, 10.0, None) | {"computed_tokens": None, "cached_tokens": None, "oracle": True}
     [line] = [line for line in shown([unknown]) if "lru (oracle)" in line]
     assert line.split()[-3:] == ["-", "9.00", "0"]
+
+
+def test_what_came_from_host_memory_has_a_column_where_some_run_had_one() -> None:
+    runs = [run("vllm-lru", 1, 10.0, 0), run("asymcache", 1, 5.0, 100) | {"host_memory": {"loaded_tokens": 60}}]
+    assert not any("loaded" in line for line in shown(runs[:1]))
+    stock, ours = (line for line in shown(runs) if "10.00" in line or "5.00" in line)
+    assert any("loaded" in line for line in shown(runs))
+    assert "  6.0%" in ours and "6.0%" not in stock

@@ -83,19 +83,20 @@ def run_object(
         "residency": result.residency,
         "job_latencies_s": sorted(map(job_latency_s, result.jobs)),
         "classes": result.classes,
-        **({"host_memory": _host_memory(spec, spec.host_memory, done)} if spec.host_memory else {}),
+        **({"host_memory": _host_memory(spec, spec.host_memory, done)} if spec.has_tier and spec.host_memory else {}),
     }
 
 
 def _host_memory(spec: RunSpec, host: HostMemory, done: Sequence[CallRecord]) -> dict[str, Any]:
-    """The tier of a run, and what came from there: tokens, and the seconds that calls waited for them."""
+    """The tier of a run, and what came from there: tokens, and in simulated time the seconds that calls waited."""
+    simulated = spec.engine == "sim"
     return {
         "tokens": host.tokens,
-        "gbps": host.gbps,
+        "gbps": host.gbps if simulated else None,
         "policy": "lru" if spec.stock else host.policy,
         "write": "through" if spec.stock else host.write,
         "loaded_tokens": sum(call.loaded_tokens for call in done),
-        "load_s": spread((call.load_s for call in done if call.loaded_tokens), (50, 90, 99)),
+        "load_s": spread((call.load_s for call in done if call.loaded_tokens and simulated), (50, 90, 99)),
     }
 
 

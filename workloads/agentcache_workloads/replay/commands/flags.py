@@ -10,6 +10,7 @@ from msgspec import NODEFAULT, Struct
 from msgspec.structs import FieldInfo, fields
 from typer.models import OptionInfo, ParameterInfo
 
+from agentcache.errors import ConfigError
 from agentcache_workloads.replay.engines.base import one_of
 
 Command = Callable[..., None]
@@ -77,9 +78,28 @@ def _values(kind: type[Struct], given: Mapping[str, Any]) -> dict[str, Any]:
             inner = _values(part, given)
             if all(inner.get(one.name) is not None for one in fields(part) if one.required):
                 values[field.name] = part(**inner)
+            else:
+                _refuse_strays(part, inner)
         elif (flag := _flag(field)) and flag.name in given:
             values[field.name] = given[flag.name]
     return values
+
+
+def _refuse_strays(part: type[Struct], given: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` for flags of a part that is absent: they would say nothing."""
+    said = [one for one in fields(part) if given.get(one.name) not in (None, one.default)]
+    if said:
+        missing = next(one for one in fields(part) if one.required and given.get(one.name) is None)
+        raise ConfigError(
+            f"{_dashed(said[0])} is {given[said[0].name]}, and {_dashed(missing)} is missing, without which it says "
+            "nothing; nothing was started",
+            hint=f"give {_dashed(missing)} too, or leave it out",
+        )
+
+
+def _dashed(field: FieldInfo) -> str:
+    flag = _flag(field)
+    return f"--{(flag.name if flag else field.name).replace('_', '-')}"
 
 
 def check_choices(asked: Struct) -> None:

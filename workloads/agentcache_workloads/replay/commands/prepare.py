@@ -57,6 +57,12 @@ def prepare(options: Options) -> Prepared:
             f"--engine is {options.engine}, and there is {'a' if options.remote else 'no'} --url; nothing was started",
             hint="--engine http --url http://127.0.0.1:8000 drives a server that runs already",
         )
+    if engine.SERVED and options.host_memory:
+        raise ConfigError(
+            f"--host-tokens {options.host_memory.tokens} is for engines that are started here, and --engine is "
+            f"{options.engine}; nothing was started",
+            hint="leave it out, or give `agentcache serve` its --host-memory",
+        )
     _check_outputs(options.json, options.html)
     options = engine.adopt(options)
     policies = _policies(options, engine)
@@ -192,12 +198,6 @@ def _check_host_memory(options: Options, need_blocks: int, block_size: int) -> N
     """Raise `ConfigError` for a tier that the run cannot have: its policy, its speed, its size, its engine."""
     if (host := options.host_memory) is None:
         return
-    if options.engine != "sim":
-        raise ConfigError(
-            f"--host-tokens {host.tokens} is for simulated engines, and --engine is {options.engine}; nothing was "
-            "started",
-            hint="leave it out, or add --engine sim",
-        )
     if host.tokens // block_size < need_blocks:
         raise ConfigError(
             f"--host-tokens {host.tokens} is {host.tokens // block_size} blocks of {block_size} tokens, expected at "

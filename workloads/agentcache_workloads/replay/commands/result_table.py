@@ -16,10 +16,12 @@ def result_table(runs: Sequence[Run]) -> Table:
     stock = {run["seed"]: run for run in runs if run["policy"] == STOCK}
     table = Table(title=_title(runs[0]), title_justify="left", title_style="bold", caption_justify="left", box=SIMPLE)
     table.caption = f"in brackets: ratio to {STOCK}, same seed" if stock else None
+    tiers = any("host_memory" in run for run in runs)
     seeds = len({run["seed"] for run in runs}) > 1
     for heading in ("policy", "admission", *(["seed"] if seeds else [])):
         table.add_column(heading, no_wrap=True)
-    for heading in ("job latency s", "p90 s", "TTFT s", "cached", "after hole", "computed", "makespan s", "errors"):
+    found = ("cached", "after hole", *(["loaded"] if tiers else []))
+    for heading in ("job latency s", "p90 s", "TTFT s", *found, "computed", "makespan s", "errors"):
         table.add_column(heading, justify="right", no_wrap=True)
     for run in runs:
         base = stock.get(run["seed"])
@@ -32,6 +34,7 @@ def result_table(runs: Sequence[Run]) -> Table:
             _timed(run, base, "ttft_s", "all", "mean"),
             _share(run, "cached_tokens"),
             _share(run, "cached_tokens_after_hole"),
+            *([_loaded(run)] if tiers else []),
             "-" if run["computed_tokens"] is None else f"{run['computed_tokens']:,}",
             _timed(run, base, "makespan_s"),
             str(run["errors"]),
@@ -58,6 +61,10 @@ def _timed(run: Run, base: Run | None, *path: str) -> str:
     if value is None:
         return "-"
     return f"{value:.2f} ({value / reference:.2f})" if reference else f"{value:.2f}"
+
+
+def _loaded(run: Run) -> str:
+    return _share({**run, "loaded_tokens": run.get("host_memory", {}).get("loaded_tokens")}, "loaded_tokens")
 
 
 def _share(run: Run, key: str) -> str:

@@ -51,7 +51,7 @@ class Setting(msgspec.Struct, frozen=True):
     """An engine to run cases in.
 
     `threshold`: tokens of a long prompt in a step that others share, so that several are prefilled side by side; 0 sets
-    no bound. `plugin`: whether AgentCache is on, or vLLM runs alone.
+    no bound. `plugin`: whether AgentCache is on, or vLLM runs alone. `host_memory`: GiB below the pool.
     """
 
     model: str
@@ -65,13 +65,15 @@ class Setting(msgspec.Struct, frozen=True):
     seed: int = 1
     threshold: int = 0
     plugin: bool = True
+    host_memory: float = 0.0
 
     @property
     def name(self) -> str:
         worker = "" if self.worker == "ours" else f" on {self.worker} worker"
         where = f"{self.scheduler} {self.mode} {self.runner} {self.order} {self.policy}"
         shared = f" threshold {self.threshold}" if self.threshold else ""
-        return f"{self.model} {self.dtype} {where}{shared}{worker}{'' if self.plugin else ', vLLM alone'}"
+        below = f" host memory {self.host_memory:g} GiB" if self.host_memory else ""
+        return f"{self.model} {self.dtype} {where}{shared}{below}{worker}{'' if self.plugin else ', vLLM alone'}"
 
     @property
     def beside(self) -> "Setting | None":

@@ -87,6 +87,7 @@ class EngineRun(Rig):
         self._counts.hear(event)
         if event.holes:
             self._with_holes.add(event.turn)
+        self.met["loaded"] += event.loaded > 0
         self.met["wholly resident"] += event.cached > 0 and event.tokens - event.cached <= BLOCK_SIZE
 
     def preempting(self, request: Any, scheduled: bool) -> None:
@@ -186,6 +187,8 @@ class EngineRun(Rig):
     def reset(self, running: bool) -> None:
         self.met["reset in a rebuild"] += running and any(map(self._is_rebuilding, self.scheduler.running))
         with self._engine.whole_pool():
+            below = bool(self._engine.porter and self._engine.porter.tier.held_blocks)
+            self.met["reset with blocks below"] += below
             self.met["reset"] += self._engine.engine.reset_prefix_cache(reset_running_requests=running)
 
     def _is_rebuilding(self, request: Any) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from agentcache.errors import CheckFailed
 from agentcache.model import Event, TurnScheduled
 from agentcache.vllm_plugin.lab.verify.compare import MARGINS, AnswerTally, GivenAnswer
+from agentcache.vllm_plugin.lab.verify.engine.below import Below
 from agentcache.vllm_plugin.lab.verify.engine.cases import BLOCK_SIZE, EQUAL_BUDGET, Setting
 from agentcache.vllm_plugin.lab.verify.engine.contexts import CONTEXTS, TURN_TOKENS, prompts, tokens
 from agentcache.vllm_plugin.lab.verify.engine.outcome import Finding, Outcome
@@ -64,6 +65,8 @@ class _Experiment:
             engine.limit(rng.choice((BLOCK_SIZE, 100, 256, STEP_TOKENS)))
             engine.ask(batch, self._effort.fill_tokens)
             self._damage()
+            if engine.porter:
+                self._push_down()
             self._counting = True
             for number, answer in zip(chosen, engine.ask(batch, self._effort.answer_tokens), strict=True):
                 tally.compare(cold[number], answer)
@@ -73,6 +76,8 @@ class _Experiment:
         self._equal_shapes()
         some = self._effort.control_prompts
         control = self._negative_control(self._contexts[:some], cold[:some])
+        if engine.porter:
+            control = Below(engine, self._effort).controls(self._contexts[:some], cold[:some]) and control
         engine.engine.reset_prefix_cache()
         engine.view.check()
         return Finding(self._setting, patterns, counts, control)
@@ -82,6 +87,12 @@ class _Experiment:
         share = self._rng.choice((0.1, 0.3, 0.5, 0.7, 0.9))
         clustered = self._rng.random() < 0.5 or chunk_blocks > 1
         self._engine.evict(self._rng, self._engine.view.cached_block_ids(), share, clustered, chunk_blocks)
+
+    def _push_down(self) -> None:
+        """Have a random part of what is cached leave the pool, and lose a random part of that below."""
+        below = Below(self._engine, self._effort)
+        below.push_down(self._rng.choice((0.3, 0.7, 1.0)))
+        below.lose(self._rng, self._rng.choice((0.0, 0.1, 0.5)))
 
     def _equal_shapes(self) -> None:
         """Holes of whole chunks, one request at a time: every step has the shape it had in the cold run.

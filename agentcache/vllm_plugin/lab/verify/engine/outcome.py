@@ -21,6 +21,7 @@ class Outcome(msgspec.Struct):
     prompt_tokens: int = 0
     recomputed_tokens: int = 0
     tokens_after_hole: int = 0
+    loaded_tokens: int = 0
     holes: int = 0
     equal_answers: int = 0
     bit_differences: int = 0
@@ -33,6 +34,7 @@ class Outcome(msgspec.Struct):
         self.prompt_tokens += event.tokens
         self.recomputed_tokens += event.tokens - event.cached
         self.tokens_after_hole += event.after_hole
+        self.loaded_tokens += event.loaded
         self.holes += event.holes
 
     def take(self, tally: AnswerTally) -> None:
@@ -99,5 +101,6 @@ class Finding:
             ),
             "the negative control passed, so the comparison has no teeth": self.control_failed,
             "nothing was reused behind a hole": seen.tokens_after_hole > 0,
+            "nothing was loaded": seen.loaded_tokens > 0 or not self.setting.host_memory,
         }
         return [*seen.wrongs(self.setting.dtype), *(sentence for sentence, fine in checks.items() if not fine)]

@@ -38,6 +38,9 @@ REQUIRED_SHARED = (
 )
 """Those that only a setting with a threshold walks, in which requests share a step's prefill."""
 
+REQUIRED_BELOW = ("loaded",)
+"""Those that only a setting with host memory walks."""
+
 TRIALS = 60
 RESTARTS = 8
 """Shrinking stops after so many cases, and after so many engines that broke."""
@@ -134,4 +137,5 @@ def not_walked(findings: Sequence[Finding]) -> list[str]:
         return []
     walked = total(finding.outcome for finding in findings).paths
     shared = REQUIRED_SHARED if any(finding.setting.threshold for finding in findings) else ()
-    return [path for path in (*REQUIRED, *shared) if not walked.get(path)]
+    below = REQUIRED_BELOW if any(finding.setting.host_memory for finding in findings) else ()
+    return [path for path in (*REQUIRED, *shared, *below) if not walked.get(path)]

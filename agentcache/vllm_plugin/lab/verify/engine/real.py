@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from agentcache.model import Event, TurnScheduled
+from agentcache.vllm_plugin.copies.orders import ORDERS, Orders
 from agentcache.vllm_plugin.lab.verify.compare import GivenAnswer
 from agentcache.vllm_plugin.lab.verify.engine.cases import BLOCK_SIZE, BUDGETS, MAX_LEN, POOLS, Setting
 from agentcache.vllm_plugin.lab.verify.programs import ANSWER_TOKENS, Submit
@@ -34,7 +35,10 @@ def classes(setting: Setting) -> dict[str, Any]:
     ahead = setting.scheduler == "async"
     if not setting.plugin:
         return {"scheduler_cls": AsyncScheduler if ahead else Scheduler}
-    plugin = plugin_args({"policy": setting.policy, "mode": setting.mode}, asynchronous=ahead)
+    options: dict[str, Any] = {"policy": setting.policy, "mode": setting.mode}
+    if setting.host_memory:
+        options |= {"host_memory": setting.host_memory, "host_policy": setting.policy}
+    plugin = plugin_args(options, asynchronous=ahead)
     if setting.runner == "v2":
         plugin["attention_backend"] = "CUSTOM"
     if setting.worker == "stock":
@@ -80,6 +84,10 @@ class RealEngine:
         # A long prompt need not fit as a whole to be begun: pools are to overflow in the middle of one.
         self.scheduler.scheduler_reserve_full_isl = not setting.threshold
         on_preempt(self.scheduler, self._preempting)
+        self.porter = getattr(self.scheduler, "porter", None)
+        self._handed_out: list[int] = []  # blocks that have yet to be copied down, before they are garbage
+        if self.porter:
+            self._watch_copies()
         self._ballast: list[Any] = []
         self._asked = 0
 
@@ -88,9 +96,36 @@ class RealEngine:
             self.hearing.scheduled(event)
 
     def _allocated(self, block_ids: list[int]) -> None:
-        self.view.poison(block_ids, GARBAGE)
+        self._handed_out += block_ids
+        if not self.porter:
+            self._spoil()
         if self.hearing:
             self.hearing.allocated(block_ids)
+
+    def _spoil(self) -> None:
+        self.view.poison(self._handed_out, GARBAGE)
+        self._handed_out = []
+
+    def _watch_copies(self) -> None:
+        """What is handed out is garbage as soon as a step has copied down what it held."""
+        memory, execute = self.view.worker._memory, self.view.worker.execute_model
+        down, up = memory.copy_down, memory.copy_up
+
+        def copy_down(orders: Orders, *args: Any) -> None:
+            down(orders, *args)
+            self._spoil()
+
+        def copy_up(orders: Orders, *args: Any) -> None:
+            self._spoil()
+            up(orders, *args)
+
+        def execute_model(output: Any, *args: Any, **kwargs: Any) -> Any:
+            if not getattr(output, ORDERS, None):
+                self._spoil()
+            return execute(output, *args, **kwargs)
+
+        memory.copy_down, memory.copy_up = copy_down, copy_up
+        self.view.worker.execute_model = execute_model
 
     def _preempting(self, request: Any, scheduled: bool) -> None:
         if self.hearing:
@@ -127,9 +162,11 @@ class RealEngine:
             if output.finished
         }
 
-    def ask(self, prompts: Sequence[list[int]], tokens: int = ANSWER_TOKENS) -> list[GivenAnswer]:
+    def ask(
+        self, prompts: Sequence[list[int]], tokens: int = ANSWER_TOKENS, salt: str | None = None
+    ) -> list[GivenAnswer]:
         """Run prompts together until all are answered with so many tokens; answers in their order."""
-        names = [self.submit(prompt, Submit(0, answer=tokens)) for prompt in prompts]
+        names = [self.submit(prompt, Submit(0, answer=tokens, salt=salt)) for prompt in prompts]
         answers: dict[str, list[GivenAnswer]] = {}
         while self.engine.has_unfinished_requests():
             answers |= self.step()
@@ -185,4 +222,6 @@ class RealEngine:
 
     @property
     def ballast(self) -> set[int]:
-        return {block.block_id for block in self._ballast}
+        """Blocks that count a reference which no request holds."""
+        filling = self.porter.filling() if self.porter else ()
+        return {*(block.block_id for block in self._ballast), *filling}

@@ -4,15 +4,18 @@ Started as `python -m` this module. A `RunSpec` comes in on stdin; messages go o
 Everything else that prints goes to stderr. The environment is the caller's business (`engine.environment`).
 """
 
+import json
 import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from agentcache.cost.prior import ModelShape
 from agentcache.errors import AgentCacheError, CheckFailed
 from agentcache.model import BlocksEvicted, BlocksStored, Event, Key, TurnScheduled
 from agentcache.residency import Residency
@@ -152,6 +155,7 @@ class Run:
             record = self.calls.get(trace_id(event.turn))
             if record and record.holes is None:  # a resumed turn is scheduled again
                 record.holes, record.cached_after_hole = event.holes, event.after_hole
+                record.loaded_tokens = event.loaded
 
     def result(self, classes: dict[str, str], active: bool) -> RunResult:
         return RunResult(
@@ -177,11 +181,16 @@ def start_engine(spec: RunSpec) -> Any:
 
     ours: dict[str, Any] = {}
     if not spec.stock:
-        options = {"policy": spec.policy, "admission": spec.admission, "profile": spec.profile, "mode": spec.mode}
-        options["chunking"] = spec.chunking
+        options: dict[str, Any] = {
+            "policy": spec.policy,
+            "admission": spec.admission,
+            "profile": spec.profile,
+            "mode": spec.mode,
+        }
+        options |= {"chunking": spec.chunking, **_host_memory(spec)}
         ours["additional_config"] = {"agentcache": options}
         ours["scheduler_cls"] = "agentcache.vllm_plugin.scheduler.AgentCacheScheduler"
-        if spec.mode == "fused":
+        if spec.mode == "fused" or spec.host_memory:
             ours["worker_cls"] = "agentcache.vllm_plugin.cpu_worker.AgentCacheCPUWorker"
     args = EngineArgs(
         model=spec.model,
@@ -202,6 +211,16 @@ def start_engine(spec: RunSpec) -> Any:
     engine = LLMEngine.from_engine_args(args)
     _warm_up(engine, spec)
     return engine
+
+
+def _host_memory(spec: RunSpec) -> dict[str, Any]:
+    """The options for so many tokens, of a model whose layers have full attention."""
+    if (host := spec.host_memory) is None:
+        return {}
+    shape = ModelShape.from_hf_config(json.loads((Path(spec.model) / "config.json").read_text(encoding="utf-8")))
+    token_bytes = shape.kv_values * (4 if spec.dtype == "float32" else 2)
+    tokens = (host.tokens // spec.block_size + 0.5) * spec.block_size
+    return {"host_policy": host.policy, "host_memory": tokens * token_bytes / 2**30}
 
 
 def _warm_up(engine: Any, spec: RunSpec) -> None:
