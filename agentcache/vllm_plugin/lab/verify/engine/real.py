@@ -221,7 +221,7 @@ class RealEngine:
         self._ballast = self.view.pool.get_new_blocks(fewer)
 
     @property
-    def ballast(self) -> set[int]:
-        """Blocks that count a reference which no request holds."""
-        filling = self.porter.filling() if self.porter else ()
-        return {*(block.block_id for block in self._ballast), *filling}
+    def ballast(self) -> list[int]:
+        """Blocks that count a reference which no request holds, as often as they do."""
+        held = self.porter.holding().elements() if self.porter else ()
+        return [*(block.block_id for block in self._ballast), *held]
