@@ -207,6 +207,7 @@ def main() -> None:
     timed = [event for event in events if type(event).__name__ == "StepTimed"]
     outcome["steps"] = [(e.tokens, e.decodes, e.context_tokens, e.seconds, e.predicted_s) for e in timed]
     outcome["after_hole"] = sum(event.after_hole for event in scheduled)
+    outcome["loaded"] = sum(event.loaded for event in scheduled)
     outcome["holes"] = sum(event.holes for event in scheduled)
     print(json.dumps(outcome))
 

@@ -30,3 +30,15 @@ def test_a_subscriber_and_the_receipts_know_what_is_cached(tmp_path: Path) -> No
     for receipt in receipts:
         computed = sum(end - start for start, end, _ in receipt["missed"])
         assert computed + receipt["prefix_tokens"] + receipt["after_hole_tokens"] == receipt["prompt_tokens"]
+
+
+@pytest.mark.parametrize("level", ["holes", "order"])
+def test_a_subscriber_knows_what_came_back_from_host_memory(level: str) -> None:
+    """Behind holes a tail may be there before its head: what is said of it is true, and its parent not cached yet."""
+    outcome = run(pool=40, kv_events=True, abort=True, engine=ours("asymcache", host_memory=0.05, level=level))
+    told = outcome["kv_events"]
+    assert outcome["loaded"] > 0 and told["events"]["BlockRemoved"] > 0
+    headless = [fault for fault in told["faults"] if fault.startswith("stored below")]
+    assert told["faults"] == (headless if level == "holes" else [])
+    assert told["cached"] > 0
+    assert told["unsaid"] == told["untrue"] == 0
