@@ -206,23 +206,20 @@ class Porter:
         if not batch.loads and not batch.written:
             del self._under_way[report.number]
 
-    def _arrived(self, load: _Load, whole: bool) -> None:
-        """A load is over: its blocks are found from now on, or hold nothing."""
+    def _arrived(self, load: _Load, whole: bool, spoilt: bool = True) -> None:
+        """A load is over: its blocks are found from now on, or hold nothing, and what it read is not to be trusted."""
         request, now = load.request, self._host.now
-        self._emptied(load)
         self.tier.unpin(load.places, now, loaded=whole)
+        for index in load.indices:
+            self._filling.pop(request.block_hashes[index], None)
         if whole:
             self._name(load)
             if request.request_id in self._loads:  # it has yet to start, and nobody has given it up
                 tokens = len(load.blocks) * self.cost.block_size
                 self._host.loaded[request.request_id] = self._host.loaded.get(request.request_id, 0) + tokens
-        else:
+        elif spoilt:
             self.tier.drop([place.key for place in load.places], now)
         self._pool.free_blocks(reversed([*load.found, *load.blocks]))
-
-    def _emptied(self, load: _Load) -> None:
-        for index in load.indices:
-            self._filling.pop(load.request.block_hashes[index], None)
 
     def _name(self, load: _Load) -> None:
         """The blocks bear their keys; one call for each run of them keeps vLLM's KV events true."""
@@ -263,7 +260,7 @@ class Porter:
         self._down, self._up = [], []
         for batch in batches:
             for load in batch.loads:
-                self._arrived(load, False)
+                self._arrived(load, whole=False, spoilt=False)
             self.tier.failed(batch.written)
         self._loads.clear()
 

@@ -283,8 +283,10 @@ def test_a_reset_that_does_not_come_about_loses_nothing_that_runs() -> None:
     engine = fallen()
     engine.ask(text(3))
     engine.scheduler.schedule()
+    below = engine.porter.tier.held_blocks
     assert not engine.scheduler.reset_prefix_cache()
     engine.check()
+    assert engine.porter.tier.held_blocks == below > 0
 
 
 @pytest.mark.parametrize("level", LEVELS)
