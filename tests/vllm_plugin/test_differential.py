@@ -155,7 +155,7 @@ def longer(number: int, **given: Any) -> InWorld:
     rng = random.Random(f"differential {number}")
     world = drawing.draw_world(rng)
     one_group = {"level": "holes", "groups": ("full",), "pool": world.pool // len(world.groups)}
-    plain = {"policy": "lru", "admission": "fcfs", "segments": 8, "mode": "fused"}
+    plain = {"policy": "lru", "admission": "fcfs", "segments": 8, "mode": "fused", "host": 0}
     program = drawing.draw(rng, msgspec.structs.replace(world, **(one_group | plain | given)))
     return InWorld(tuple(op for op in program.ops if not isinstance(op, Evict)), program.world)
 
