@@ -59,41 +59,46 @@ class LoadPrice:
         return self.copy_s + self.block_s * blocks if blocks else 0.0
 
 
-def split_runs(missing: Sequence[Run], cost: CostModel, price: LoadPrice, wait_s: float = 0.0) -> Split:
-    """Load or compute each missing block of a turn, ascending, so that all are in place soonest.
+def split_runs(
+    missing: Sequence[Run], cost: CostModel, price: LoadPrice, wait_s: float = 0.0, others: int = 0
+) -> Split:
+    """Load or compute each missing block of a turn, ascending, so that it costs all turns together the least.
 
     The link is free after `wait_s`. A load runs beside the computation of what stands before its first block; what
     stands behind that, and is computed, reads what was loaded and comes after it:
 
         seconds = max(wait + load, compute before) + compute behind
+
+    So long does the turn itself wait; each of `others` that are under way waits for what it computes.
     """
     computed_s = [cost.run_seconds(run.start, run.end - run.start) for run in missing]
     before_s = list(accumulate(computed_s, initial=0.0))
     behind_s = 0.0  # computed behind the first block that is loaded
     loaded = 0  # blocks from here on
-    best, first = before_s[-1], missing[-1].end if missing else 0
-
-    def seconds(start: int, end: int, computed_before_s: float) -> float:
-        load_s = wait_s + price.seconds(loaded + end - start)
-        return max(load_s, computed_before_s) + behind_s
+    seconds, first = before_s[-1], missing[-1].end if missing else 0
+    best = (1 + others) * seconds
 
     for number in range(len(missing) - 1, -1, -1):
         run = missing[number]
         if not run.below:
             behind_s += computed_s[number]
             continue
-        for start in _candidates(run, loaded, before_s[number], cost, price, wait_s):
+        for start in _candidates(run, loaded, before_s[number], cost, price, wait_s, others):
             head_s = before_s[number] + cost.run_seconds(run.start, start - run.start)
-            if (there := seconds(start, run.end, head_s)) < best:
-                best, first = there, start
+            there_s = max(wait_s + price.seconds(loaded + run.end - start), head_s) + behind_s
+            if (price_s := there_s + others * (head_s + behind_s)) < best:
+                best, seconds, first = price_s, there_s, start
         loaded += run.end - run.start
-    return _at(missing, first, best)
+    return _at(missing, first, seconds)
 
 
 def _candidates(
-    run: Run, loaded: int, before_s: float, cost: CostModel, price: LoadPrice, wait_s: float
+    run: Run, loaded: int, before_s: float, cost: CostModel, price: LoadPrice, wait_s: float, others: int
 ) -> Iterable[int]:
-    """Where within a run a load may best begin: at its first block, or where computation and load take equally long."""
+    """Where within a run a load may best begin: at its first block, or where computation and load take equally long.
+
+    Or before that, from where on a block costs others more than its load takes.
+    """
     low, high = run.start, run.end - 1
     while low < high:  # the first start at which what is computed before takes no less than the load
         middle = (low + high) // 2
@@ -103,7 +108,14 @@ def _candidates(
             low = middle + 1
         else:
             high = middle
-    return {run.start, max(low - 1, run.start), low}
+    dear = min(max(_dear_from(cost, price, others), run.start), run.end - 1) if others else run.start
+    return {run.start, max(low - 1, run.start), low, dear}
+
+
+def _dear_from(cost: CostModel, price: LoadPrice, others: int) -> int:
+    """The first block whose computation costs the others no less than its load takes."""
+    gain_s = price.block_s / others - cost.a
+    return max(ceil(gain_s / cost.b), 0) if cost.b else 0
 
 
 def _at(missing: Sequence[Run], first: int, seconds: float) -> Split:
@@ -119,7 +131,9 @@ def _at(missing: Sequence[Run], first: int, seconds: float) -> Split:
     return Split(tuple(loaded), tuple(computed), seconds)
 
 
-def split_prefix(missing: Sequence[Run], cost: CostModel, price: LoadPrice, wait_s: float = 0.0) -> Split:
+def split_prefix(
+    missing: Sequence[Run], cost: CostModel, price: LoadPrice, wait_s: float = 0.0, others: int = 0
+) -> Split:
     """The same where only an unbroken prefix is reused: what is loaded extends what is resident, or nothing is.
 
     All that extends it or none: the longer the extension, the dearer the blocks that one more spares.
@@ -133,7 +147,7 @@ def split_prefix(missing: Sequence[Run], cost: CostModel, price: LoadPrice, wait
         end = run.end
     spared_s = cost.run_seconds(first.start, end - first.start)
     load_s = wait_s + price.seconds(end - first.start)
-    if end == first.start or spared_s <= load_s:
+    if end == first.start or (1 + others) * spared_s <= load_s:
         return _at(missing, missing[-1].end if missing else 0, computed_s)
     inside = [Run(run.start, run.end, run.end <= end) for run in missing]
     return _at(inside, first.start, load_s + computed_s - spared_s)

@@ -142,14 +142,21 @@ class Tier:
         return list(map(self._held.get, keys))
 
     def split(
-        self, missing: Iterable[tuple[int, Key]], reuse: Reuse, cost: CostModel, price: LoadPrice, wait_s: float = 0.0
+        self,
+        missing: Iterable[tuple[int, Key]],
+        reuse: Reuse,
+        cost: CostModel,
+        price: LoadPrice,
+        wait_s: float = 0.0,
+        others: int = 0,
     ) -> Split:
         """Which of a turn's missing blocks, (index, key) pairs that ascend, to load, and which to compute.
 
-        `reuse` is the host's, `wait_s` how long its link is busy. To be followed by `pin` of what is loaded.
+        `reuse` is the host's, `wait_s` how long its link is busy, `others` the turns that wait for what this one
+        computes. To be followed by `pin` of what is loaded.
         """
         runs = list(missing_runs((index, key in self._held) for index, key in missing))
-        return (split_runs if reuse == "holes" else split_prefix)(runs, cost, price, wait_s)
+        return (split_runs if reuse == "holes" else split_prefix)(runs, cost, price, wait_s, others)
 
     def use(self, keys: Iterable[Key], now: float) -> None:
         """A turn had these keys, in this order: what is held of them is as young as what was just written."""

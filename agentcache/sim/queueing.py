@@ -328,7 +328,7 @@ class Engine:
         assert tier and link
         missing = [(index, keys[index]) for index in range(limit) if index not in entry.blocks]
         reuse = self.residency.policy.reuse
-        loaded = tier.split(missing, reuse, self._cost, link.price, link.wait_s(now)).loaded
+        loaded = tier.split(missing, reuse, self._cost, link.price, link.wait_s(now), len(self.running)).loaded
         indices = [index for start, end in loaded for index in range(start, end)]
         coming = [(self._arriving[block], index) for index, block in entry.blocks.items() if block in self._arriving]
         if indices:

@@ -114,7 +114,7 @@ class ResidencyScheduling(Joined):
     def _handle_blocked_waiting_request(self, request: Request) -> bool:
         """vLLM's own first word on who is at the head of the queue; who is not ready is passed over in this step."""
         ready: bool = super()._handle_blocked_waiting_request(request)
-        return ready and not (self.porter and self.porter.holds(request))
+        return ready and not (self.porter and self.porter.holds(request, len(self.running)))
 
     def has_requests(self) -> bool:
         """Steps go on while copies are under way."""

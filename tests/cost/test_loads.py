@@ -23,6 +23,7 @@ COST = CostModel(CostProfile(c_lin=1e-4, c_att=1e-5), 1)  # a block of one token
 MISSING = st.lists(st.sampled_from(["found", "below", "gone"]), max_size=9)
 PRICES = st.builds(LoadPrice, st.sampled_from([0.0, 1e-5, 1.2e-4, 2e-4, 1e-2]), st.sampled_from([0.0, 3e-4]))
 WAITS = st.sampled_from([0.0, 1e-4, 1e-3])
+OTHERS = st.sampled_from([0, 1, 7])
 
 
 def runs_of(kinds: list[str]) -> list[Run]:
@@ -39,6 +40,12 @@ def seconds(kinds: list[str], loaded: set[int], price: LoadPrice, wait_s: float)
     return max(wait_s + price.seconds(len(loaded)), before) + behind
 
 
+def price_s(kinds: list[str], loaded: set[int], price: LoadPrice, wait_s: float, others: int) -> float:
+    """What the turn waits, and others for what it computes."""
+    computed = {index for index, kind in enumerate(kinds) if kind != "found"} - loaded
+    return seconds(kinds, loaded, price, wait_s) + others * sum(map(COST.block_seconds, computed))
+
+
 def blocks(runs: tuple[tuple[int, int], ...]) -> list[int]:
     return [index for start, end in runs for index in range(start, end)]
 
@@ -51,28 +58,29 @@ def each_block_once(kinds: list[str], split: Split) -> None:
         assert all(one[1] < other[0] for one, other in pairwise(runs)), "runs are maximal"
 
 
-@given(MISSING, PRICES, WAITS)
-def test_no_other_division_is_sooner(kinds: list[str], price: LoadPrice, wait_s: float) -> None:
-    split = split_runs(runs_of(kinds), COST, price, wait_s)
+@given(MISSING, PRICES, WAITS, OTHERS)
+def test_no_other_division_costs_less(kinds: list[str], price: LoadPrice, wait_s: float, others: int) -> None:
+    split = split_runs(runs_of(kinds), COST, price, wait_s, others)
     each_block_once(kinds, split)
     assert split.seconds == pytest.approx(seconds(kinds, set(blocks(split.loaded)), price, wait_s))
     below = [index for index, kind in enumerate(kinds) if kind == "below"]
     ways = product([False, True], repeat=len(below))
-    best = min(
-        seconds(kinds, {index for index, taken in zip(below, way, strict=True) if taken}, price, wait_s) for way in ways
-    )
-    assert split.seconds == pytest.approx(best)
+    divided = [{index for index, taken in zip(below, way, strict=True) if taken} for way in ways]
+    best = min(price_s(kinds, loaded, price, wait_s, others) for loaded in divided)
+    assert price_s(kinds, set(blocks(split.loaded)), price, wait_s, others) == pytest.approx(best)
 
 
-@given(st.integers(0, 3), MISSING, PRICES, WAITS)
-def test_no_other_extension_of_a_prefix_is_sooner(found: int, rest: list[str], price: LoadPrice, wait_s: float) -> None:
+@given(st.integers(0, 3), MISSING, PRICES, WAITS, OTHERS)
+def test_no_other_extension_of_a_prefix_costs_less(
+    found: int, rest: list[str], price: LoadPrice, wait_s: float, others: int
+) -> None:
     kinds = ["found"] * found + ["gone" if kind == "found" else kind for kind in rest]
-    split = split_prefix(runs_of(kinds), COST, price, wait_s)
+    split = split_prefix(runs_of(kinds), COST, price, wait_s, others)
     each_block_once(kinds, split)
     assert blocks(split.loaded) == list(range(found, found + len(blocks(split.loaded))))
     longest = next((index for index in range(found, len(kinds)) if kinds[index] != "below"), len(kinds))
-    ways = [seconds(kinds, set(range(found, end)), price, wait_s) for end in range(found, longest + 1)]
-    assert split.seconds == pytest.approx(min(ways))
+    ways = [price_s(kinds, set(range(found, end)), price, wait_s, others) for end in range(found, longest + 1)]
+    assert price_s(kinds, set(blocks(split.loaded)), price, wait_s, others) == pytest.approx(min(ways))
 
 
 def test_a_fast_link_loads_all_and_a_slow_one_the_tail_while_the_head_is_computed() -> None:
@@ -82,6 +90,13 @@ def test_a_fast_link_loads_all_and_a_slow_one_the_tail_while_the_head_is_compute
     assert (even.loaded, even.computed) == (((59, 100),), ((0, 59),))
     assert even.seconds == pytest.approx(0.041)
     assert split_runs(missing, COST, LoadPrice(10.0)).loaded == ()
+
+
+def test_the_more_wait_for_what_is_computed_the_more_is_loaded() -> None:
+    starts = [
+        split_runs([Run(0, 100, True)], COST, LoadPrice(1e-3), others=others).loaded[0][0] for others in (0, 1, 9)
+    ]
+    assert starts == [59, 45, 1]
 
 
 def test_a_long_queue_before_the_link_is_not_waited_for() -> None:

@@ -88,8 +88,11 @@ class Porter:
             self._down.append((block.id, place.id))
             self._next.written.append(place)
 
-    def holds(self, request: Request) -> bool:
-        """Whether a queued turn that could start waits for blocks from below instead; asks for them, once."""
+    def holds(self, request: Request, others: int = 0) -> bool:
+        """Whether a queued turn that could start waits for blocks from below instead; asks for them, once.
+
+        `others` run, and wait for what it computes.
+        """
         name = request.request_id
         if self._broken or request.num_computed_tokens or request.skip_reading_prefix_cache:
             return False
@@ -97,28 +100,28 @@ class Porter:
             return any(map(self._is_awaited, self._loads[name]))
         if getattr(self._manager, "blocked", None) and self._manager.still_blocked(request):
             return False
-        return self._begin(request)
+        return self._begin(request, others)
 
     def _is_awaited(self, load: _Load) -> bool:
         is_filling = self._filling.get(load.request.block_hashes[load.indices[0]]) is load
         return bool(is_filling and self._host.now - load.since_s <= PATIENCE_S)
 
-    def _begin(self, request: Request) -> bool:
+    def _begin(self, request: Request, others: int) -> bool:
         """Look the turn up in both levels, and ask for what is sooner loaded, if all of the turn fits into the pool."""
         size, keys = self.cost.block_size, request.block_hashes
         get = self._pool.cached_block_hash_to_block.get_one_block
-        missing, others, found, taken = list[int](), list[_Load](), list[KVCacheBlock](), 0
+        missing, shared, found, taken = list[int](), list[_Load](), list[KVCacheBlock](), 0
         for index in range((request.num_tokens - 1) // size):  # the last token is always computed
             block = get(make_block_hash_with_group_id(keys[index], 0))
             if load := self._filling.get(keys[index]) if block is None else None:
-                others.append(load)
+                shared.append(load)
             elif block is None:
                 missing.append(index)
             elif not block.ref_cnt:
                 found.append(block)
             taken += bool(load or (block and block.ref_cnt))
-        loads = each_of(others)
-        indices = self._sooner_loaded(request, missing) if any(keys[index] in self.tier for index in missing) else []
+        loads = each_of(shared)
+        indices = self._sooner_loaded(request, missing, others)
         if not indices and not loads:
             return False
         need: int = -(-request.num_tokens // size) - taken
@@ -130,13 +133,15 @@ class Porter:
         self._loads[request.request_id] = loads
         return True
 
-    def _sooner_loaded(self, request: Request, missing: list[int]) -> list[int]:
+    def _sooner_loaded(self, request: Request, missing: list[int], others: int) -> list[int]:
+        if not any(request.block_hashes[index] in self.tier for index in missing):
+            return []
         reuse = "prefix" if stock_only(request) else self._host.residency.policy.reuse
         price = self.price if self._priced else LoadPrice(0.0)
         named = [(index, request.block_hashes[index]) for index in missing]
         return [
             index
-            for start, end in self.tier.split(named, reuse, self.cost, price).loaded
+            for start, end in self.tier.split(named, reuse, self.cost, price, others=others).loaded
             for index in range(start, end)
         ]
 

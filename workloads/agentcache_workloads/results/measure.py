@@ -16,7 +16,7 @@ from agentcache_workloads.replay.engines.queueing import STEP_TOKENS, simulate
 from agentcache_workloads.replay.jobs.arrivals import arrival_times
 from agentcache_workloads.replay.jobs.render import Renderer
 from agentcache_workloads.replay.result import RunResult
-from agentcache_workloads.replay.spec import HostMemory, RunSpec
+from agentcache_workloads.replay.spec import HostMemory, HostWrite, RunSpec
 from agentcache_workloads.results.cells import STOCK, Cell
 from agentcache_workloads.results.config import Workload
 from agentcache_workloads.results.workload import jobs_of, turns_of
@@ -177,11 +177,12 @@ def _simulated(cell: Cell) -> RunResult:
 
 
 def _host_memory(cell: Cell) -> HostMemory | None:
-    """A tier under the order that the pool has; of stock vLLM it is that of its connectors."""
+    """A tier under the order that the pool has; under LRU it is written through, as that of vLLM's connectors is."""
     if cell.host_pools is None or cell.host_gbps is None:
         return None
     order = "lru" if cell.policy == STOCK else split_layers(cell.policy)[-1]
-    return HostMemory(int(cell.host_pools * cell.cache_tokens), cell.host_gbps, order)
+    write: HostWrite = "through" if order == "lru" else "evicted"
+    return HostMemory(int(cell.host_pools * cell.cache_tokens), cell.host_gbps, order, write)
 
 
 def _priorities(cell: Cell) -> list[int] | None:
