@@ -21,7 +21,6 @@ ALL = (
     Setting("tiny-moe", "float32", policy="asymcache"),
     Setting("tiny-moe", "float32", "async", "sequential"),
     Setting("tiny-moe", "bfloat16", "async"),
-    Setting("tiny-llama", "float32", host_memory=0.02),
     Setting("tiny-llama", "float32", "async", order="priority", host_memory=0.01),
     Setting("tiny-llama", "float32", runner="v2"),
     Setting("tiny-llama", "float32", "async", runner="v2"),

@@ -26,9 +26,10 @@ def test_every_path_is_walked_and_exact(tmp_path: Path) -> None:
     result = json.loads(out.read_text())
     assert (result["mismatches"], result["bit_differences"], result["failures"]) == (0, 0, [])
     assert all(result["paths"][path] > 0 for path in (*REQUIRED, *REQUIRED_SHARED))
-    assert [row["setting"]["scheduler"] for row in result["settings"]] == ["sync", "async", "sync"]
+    assert [row["setting"]["scheduler"] for row in result["settings"]] == ["sync", "async", "async", "sync"]
     *alone, shared = result["settings"]
-    assert [row["stock"] for row in alone] == [None, None]
+    assert [row["stock"] for row in alone] == [None, None, None]
+    assert [row["outcome"]["loaded_tokens"] > 0 for row in alone] == [False, False, True]
     assert shared["stock"]["outcome"]["paths"]["keys withdrawn in the step that gave them"] > 0
     assert result["stock_patterns"] == shared["cases"]
     assert all(row["negative_control_failed"] and row["outcome"]["tokens_after_hole"] for row in result["settings"])
