@@ -92,7 +92,8 @@ def _freed_with_their_turn(patch: pytest.MonkeyPatch) -> None:
     def mutated(self: Porter, request: Any) -> None:
         for load in self._loads.get(request.request_id, []):
             if load.request is request and self._is_awaited(load):
-                self._emptied(load)
+                for index in load.indices:
+                    self._filling.pop(request.block_hashes[index], None)
                 for batch in (self._next, *self._under_way.values()):
                     if load in batch.loads:
                         batch.loads.remove(load)
