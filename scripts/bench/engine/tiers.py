@@ -87,6 +87,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="CSV to write; it is replaced")
     parser.add_argument("--seeds", default="1,2,3,4,5")
     parser.add_argument("--live-pool", default="3,5")
+    parser.add_argument("--contenders", default=",".join(CONTENDERS), help="the first one is the base of ratios")
     parser.add_argument("--serve", nargs=3, metavar=("CONTENDER", "LIVE_POOL", "SEED"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.serve:
@@ -99,7 +100,7 @@ def main() -> None:
     for live_pool in map(float, given.live_pool.split(",")):
         for seed in map(int, given.seeds.split(",")):
             base: dict[str, Any] = {}
-            for contender in CONTENDERS:
+            for contender in given.contenders.split(","):
                 command = [sys.executable, __file__, "--serve", contender, str(live_pool), str(seed)]
                 child = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
                 found = json.loads(child.stdout.splitlines()[-1])
@@ -111,7 +112,7 @@ def main() -> None:
                 print(cell, flush=True)
                 if given.out:
                     write_csv(given.out, rows)
-        for contender in CONTENDERS:
+        for contender in given.contenders.split(","):
             of = [r["mean_to_tier"] for r in rows if (r["live_pool"], r["contender"]) == (live_pool, contender)]
             print(f"live/pool {live_pool:g}: {contender} {median(of):.2f}, from {min(of):.2f} to {max(of):.2f}")
 
