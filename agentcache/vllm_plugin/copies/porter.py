@@ -9,10 +9,11 @@ ends the wait.
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from agentcache.cost import CostModel
-from agentcache.cost.loads import LoadPrice
+from agentcache.cost.loads import LoadPrice, missing_runs
 from agentcache.errors import CheckFailed
 from agentcache.model import Block
 from agentcache.residency.tier import Tier
@@ -55,7 +56,7 @@ class _Batch:
 
 
 class Porter:
-    """Of one engine, whose blocks are of `block_bytes`. `tokens_loaded` has those of turns that have yet to start."""
+    """Of one engine, whose blocks are of `block_bytes`."""
 
     def __init__(self, host: Host, manager: Any, tier: Tier, cost: CostModel, block_bytes: int) -> None:
         self.tier = tier
@@ -65,7 +66,6 @@ class Porter:
         self._host = host
         self._manager = manager
         self._pool = manager.block_pool
-        self._block_bytes = block_bytes
         self._number = 0
         self._next = _Batch()  # of the step that is being scheduled
         self._down: list[Pair] = []
@@ -100,7 +100,7 @@ class Porter:
             return any(map(self._is_awaited, self._loads[name]))
         if getattr(self._manager, "blocked", None) and self._manager.still_blocked(request):
             return False
-        return self._begin(request, others)
+        return bool(self._filling or self.tier.held_blocks) and self._begin(request, others)
 
     def _is_awaited(self, load: _Load) -> bool:
         is_filling = self._filling.get(load.request.block_hashes[load.indices[0]]) is load
@@ -228,15 +228,10 @@ class Porter:
 
     def _name(self, load: _Load) -> None:
         """The blocks bear their keys; one call for each run of them keeps vLLM's KV events true."""
-        size, start = self.cost.block_size, 0
-        while start < len(load.indices):
-            end = start + 1
-            while end < len(load.indices) and load.indices[end] == load.indices[end - 1] + 1:
-                end += 1
-            first, last = load.indices[start], load.indices[end - 1] + 1
-            table = [self._pool.null_block] * first + load.blocks[start:end]
-            self._pool.cache_full_blocks(load.request, table, first, last, size, 0)
-            start = end
+        filled = iter(load.blocks)
+        for start, end, _ in missing_runs((index, True) for index in load.indices):
+            table = [self._pool.null_block] * start + list(islice(filled, end - start))
+            self._pool.cache_full_blocks(load.request, table, start, end, self.cost.block_size, 0)
 
     def _time(self, block_s: float) -> None:
         """Loads have taken so long a block."""

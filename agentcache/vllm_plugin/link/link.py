@@ -34,6 +34,7 @@ from agentcache.api.messages import (
     encode,
 )
 from agentcache.cost import CostProfile
+from agentcache.cost.loads import missing_runs
 from agentcache.errors import AgentCacheError
 from agentcache.model import BlocksEvicted, Context, Event, TurnAborted, TurnArrived, TurnFinished
 from agentcache.vllm_plugin.compat import init_logger, make_block_hash_with_group_id
@@ -304,16 +305,8 @@ class Link:
     def _runs(self, chain: tuple[Any, ...], has: Callable[[Any], bool]) -> Iterator[Run]:
         """The blocks of a chain that are there as runs of tokens; they may be a step old by the time it is told."""
         size = self._block_size
-        start: int | None = None
-        for index, key in enumerate(chain):
-            is_there = has(key)
-            if is_there and start is None:
-                start = index
-            elif not is_there and start is not None:
-                yield start * size, index * size
-                start = None
-        if start is not None:
-            yield start * size, len(chain) * size
+        runs = missing_runs(enumerate(map(has, chain)))
+        return ((start * size, end * size) for start, end, is_there in runs if is_there)
 
     def _take(self, reply: Reply) -> None:
         if reply.service != self.service:

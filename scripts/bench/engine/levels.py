@@ -92,26 +92,32 @@ class Clock:
         self._slept += max(0.0, seconds)
 
 
-def start(model: str, contender: str, blocks: int) -> Any:
+def pool_blocks(model: str, made: list[list[Turn]], live_pool: float) -> int:
+    """A pool that the contexts of open jobs exceed so many times."""
+    taken = fmean(MODELS[model].return_blocks(len(prompt)) for turns in made for prompt, _ in turns)
+    return int(SLOTS * taken / live_pool)
+
+
+def start(model: str, blocks: int, ours: dict[str, Any] | None) -> Any:
+    """An engine with so many blocks to use; `ours` are the options of the plug-in, None is stock vLLM."""
     from vllm import EngineArgs, LLMEngine
 
     from agentcache.vllm_plugin.launch.command_line import plugin_args
     from agentcache.vllm_plugin.launch.tiny_models import model_dir
 
-    ours = {"level": contender, "admission": "working-set"}
     return LLMEngine.from_engine_args(
         EngineArgs(
             model_dir(model),
             dtype=MODELS[model].dtype,
             max_model_len=MAX_LEN,
             block_size=MODELS[model].block_tokens,
-            num_gpu_blocks_override=blocks,
+            num_gpu_blocks_override=blocks + 1,  # one is vLLM's null block
             max_num_batched_tokens=STEP,
             max_num_seqs=16,
             enforce_eager=True,
             enable_prefix_caching=True,
             use_tqdm_on_load=False,
-            **({} if contender == "stock" else plugin_args(ours)),
+            **({} if ours is None else plugin_args(ours)),
         )
     )
 
@@ -176,9 +182,8 @@ def serve(model: str, contender: str, seed: int) -> dict[str, Any]:
     from agentcache.vllm_plugin.lab.look_inside import LookInside
 
     made = jobs(seed)
-    live = SLOTS * fmean(MODELS[model].return_blocks(len(prompt)) for turns in made for prompt, _ in turns)
-    blocks = int(live / LIVE_POOL)
-    engine = start(model, contender, blocks + 1)
+    blocks = pool_blocks(model, made, LIVE_POOL)
+    engine = start(model, blocks, None if contender == "stock" else {"level": contender, "admission": "working-set"})
     view = LookInside(engine)
     level = str(view.host.level) if view.host else "stock"
     assert level == contender, f"the engine runs at {level}"
@@ -186,6 +191,20 @@ def serve(model: str, contender: str, seed: int) -> dict[str, Any]:
     row = {"blocks": blocks, "block_tokens": view.scheduler.block_size, **play(engine, made, clock)}
     view.check()
     return row
+
+
+def served(script: str, *words: object) -> dict[str, Any]:
+    """The row that a script prints at last when it serves, in a process of its own."""
+    command = [sys.executable, script, "--serve", *map(str, words)]
+    child = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    row: dict[str, Any] = json.loads(child.stdout.splitlines()[-1])
+    return row
+
+
+def origin() -> dict[str, Any]:
+    """Where rows come from."""
+    machine = describe_host()
+    return {"commit": commit(), "cpu_model": machine["cpu"], "cores": machine["cores"]}
 
 
 def main() -> None:
@@ -199,16 +218,13 @@ def main() -> None:
         model, contender, seed = given.serve
         print(json.dumps(serve(model, contender, int(seed))))
         return
-    machine = describe_host()
-    where = {"commit": commit(), "cpu_model": machine["cpu"], "cores": machine["cores"]}
+    where = origin()
     rows: list[dict[str, Any]] = []
     for model in given.models.split(","):
         for seed in map(int, given.seeds.split(",")):
             beside: dict[str, dict[str, Any]] = {}
             for contender in CONTENDERS:
-                command = [sys.executable, __file__, "--serve", model, contender, str(seed)]
-                child = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-                found = beside[contender] = json.loads(child.stdout.splitlines()[-1])
+                found = beside[contender] = served(__file__, model, contender, seed)
                 cell = {"model": model, "live_pool": LIVE_POOL, "contender": contender, "seed": seed, **found}
                 for other in ("stock", "admit"):
                     cell[f"to_{other}"] = round(found["mean_s"] / beside[other]["mean_s"], 4) if other in beside else ""

@@ -12,17 +12,16 @@ both; `admit-tier` holds jobs that do not fit besides; `admit` does so without h
 
 import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 from typing import Any
 
-from levels import MAX_LEN, MODELS, SLOTS, STEP, Clock, jobs, play
+from levels import MODELS, Clock, jobs, origin, play, pool_blocks, served, start
 
+from agentcache.cost.prior import ModelShape
 from agentcache.files import write_csv
 from agentcache.vllm_plugin.launch.cpu_env import prepare
-from agentcache_workloads.replay.accounts.provenance import commit, describe_host
+from agentcache.vllm_plugin.launch.recipes import RECIPES
 
 MODEL = "demo-llama"
 HOST_POOLS = 2.0
@@ -39,36 +38,16 @@ def serve(contender: str, live_pool: float, seed: int) -> dict[str, Any]:
     """One row, in this process."""
     prepare(threads=1)
     clock = Clock()
-    from vllm import EngineArgs, LLMEngine
-
     from agentcache.vllm_plugin.lab.look_inside import LookInside
-    from agentcache.vllm_plugin.launch.command_line import plugin_args
-    from agentcache.vllm_plugin.launch.recipes import RECIPES
-    from agentcache.vllm_plugin.launch.tiny_models import model_dir
 
-    made, size, shape = jobs(seed), MODELS[MODEL].block_tokens, RECIPES[MODEL]
-    blocks = int(SLOTS * fmean(MODELS[MODEL].return_blocks(len(p)) for turns in made for p, _ in turns) / live_pool)
-    heads = shape["num_key_value_heads"] * shape["head_dim"]
-    block_bytes = 2 * 4 * shape["num_hidden_layers"] * heads * size  # keys and values, of four bytes each
+    made, shape = jobs(seed), ModelShape.from_hf_config(RECIPES[MODEL])
+    blocks = pool_blocks(MODEL, made, live_pool)
     policy, admission, tier = CONTENDERS[contender]
     options: dict[str, Any] = {"policy": policy, "admission": admission}
     if tier:
+        block_bytes = 4 * shape.kv_values * MODELS[MODEL].block_tokens
         options |= {"host_policy": policy, "host_memory": (HOST_POOLS * blocks + 0.5) * block_bytes / 2**30}
-    engine = LLMEngine.from_engine_args(
-        EngineArgs(
-            model_dir(MODEL),
-            dtype=MODELS[MODEL].dtype,
-            max_model_len=MAX_LEN,
-            block_size=size,
-            num_gpu_blocks_override=blocks + 1,
-            max_num_batched_tokens=STEP,
-            max_num_seqs=16,
-            enforce_eager=True,
-            enable_prefix_caching=True,
-            use_tqdm_on_load=False,
-            **plugin_args(options),
-        )
-    )
+    engine = start(MODEL, blocks, options)
     view = LookInside(engine)
     porter = view.scheduler.porter
     places = porter.tier.capacity_blocks if porter else 0
@@ -94,16 +73,13 @@ def main() -> None:
         contender, live_pool, seed = given.serve
         print(json.dumps(serve(contender, float(live_pool), int(seed))))
         return
-    machine = describe_host()
-    where = {"commit": commit(), "cpu_model": machine["cpu"], "cores": machine["cores"]}
+    where = origin()
     rows: list[dict[str, Any]] = []
     for live_pool in map(float, given.live_pool.split(",")):
         for seed in map(int, given.seeds.split(",")):
             base: dict[str, Any] = {}
             for contender in given.contenders.split(","):
-                command = [sys.executable, __file__, "--serve", contender, str(live_pool), str(seed)]
-                child = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-                found = json.loads(child.stdout.splitlines()[-1])
+                found = served(__file__, contender, live_pool, seed)
                 base = base or found
                 cell = {"model": MODEL, "live_pool": live_pool, "contender": contender, "seed": seed, **found}
                 for name in ("mean", "p90"):

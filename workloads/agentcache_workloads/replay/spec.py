@@ -179,6 +179,6 @@ class RunSpec(RunSetting, frozen=True, kw_only=True):
         return self.policy == STOCK
 
     @property
-    def has_tier(self) -> bool:
-        """Whether the run has host memory below the pool: of stock vLLM, no CPU engine does."""
-        return self.host_memory is not None and not (self.stock and self.engine == "vllm")
+    def tier(self) -> HostMemory | None:
+        """The host memory below the pool, if the run has some: of stock vLLM, no CPU engine does."""
+        return None if self.stock and self.engine == "vllm" else self.host_memory

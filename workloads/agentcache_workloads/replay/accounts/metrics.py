@@ -83,7 +83,7 @@ def run_object(
         "residency": result.residency,
         "job_latencies_s": sorted(map(job_latency_s, result.jobs)),
         "classes": result.classes,
-        **({"host_memory": _host_memory(spec, spec.host_memory, done)} if spec.has_tier and spec.host_memory else {}),
+        **({"host_memory": _host_memory(spec, spec.tier, done)} if spec.tier else {}),
     }
 
 

@@ -195,7 +195,7 @@ def _check_needs(policy: str, needs: Set[str], there: Set[str]) -> None:
 
 
 def _check_host_memory(options: Options, need_blocks: int, block_size: int) -> None:
-    """Raise `ConfigError` for a tier that the run cannot have: its policy, its speed, its size, its engine."""
+    """Raise `ConfigError` for a tier that the run cannot have: its policy, its speed, its size."""
     if (host := options.host_memory) is None:
         return
     if host.tokens // block_size < need_blocks:

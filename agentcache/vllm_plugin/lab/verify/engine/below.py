@@ -46,15 +46,16 @@ class Below:
         """
         engine = self._engine
         seen = []
+        self._fill(contexts)
         with self._left_out():
             seen.append(self._differs(contexts, cold))
         self._fill(contexts)
         self._spoil()
-        seen.append(self._differs(contexts, cold, filled=True))
+        seen.append(self._differs(contexts, cold))
         self._fill(contexts)
         self._spoil()
         engine.engine.reset_prefix_cache()
-        if self._tier.held_blocks or self._differs(contexts, cold, filled=True):
+        if self._tier.held_blocks or self._differs(contexts, cold):
             raise CheckFailed("after a reset, something of before it is still below")
         self._fill(contexts)
         loaded = self._tier.loaded_blocks
@@ -70,9 +71,7 @@ class Below:
         if not self._tier.held_blocks:
             raise CheckFailed("nothing has gone down to host memory, so nothing can be shown of it")
 
-    def _differs(self, contexts: Sequence[list[int]], cold: Sequence[GivenAnswer], filled: bool = False) -> bool:
-        if not filled:
-            self._fill(contexts)
+    def _differs(self, contexts: Sequence[list[int]], cold: Sequence[GivenAnswer]) -> bool:
         tally = AnswerTally(MARGINS[self._engine.setting.dtype])
         for expected, answer in zip(cold, self._engine.ask(contexts, self._effort.answer_tokens), strict=True):
             tally.compare(expected, answer)

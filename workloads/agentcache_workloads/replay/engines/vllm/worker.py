@@ -4,13 +4,11 @@ Started as `python -m` this module. A `RunSpec` comes in on stdin; messages go o
 Everything else that prints goes to stderr. The environment is the caller's business (`engine.environment`).
 """
 
-import json
 import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -21,6 +19,7 @@ from agentcache.model import BlocksEvicted, BlocksStored, Event, Key, TurnSchedu
 from agentcache.residency import Residency
 from agentcache_workloads.replay.accounts.idle import IdleMeter
 from agentcache_workloads.replay.accounts.watch import Watcher
+from agentcache_workloads.replay.engines.base import model_config
 from agentcache_workloads.replay.hints import hints_of
 from agentcache_workloads.replay.jobs.arrivals import arrival_times
 from agentcache_workloads.replay.jobs.closed_loop import ClosedLoop, TurnEnd, drive
@@ -186,8 +185,9 @@ def start_engine(spec: RunSpec) -> Any:
             "admission": spec.admission,
             "profile": spec.profile,
             "mode": spec.mode,
+            "chunking": spec.chunking,
+            **_host_memory(spec),
         }
-        options |= {"chunking": spec.chunking, **_host_memory(spec)}
         ours["additional_config"] = {"agentcache": options}
         ours["scheduler_cls"] = "agentcache.vllm_plugin.scheduler.AgentCacheScheduler"
         if spec.mode == "fused" or spec.host_memory:
@@ -217,7 +217,7 @@ def _host_memory(spec: RunSpec) -> dict[str, Any]:
     """The options for so many tokens, of a model whose layers have full attention."""
     if (host := spec.host_memory) is None:
         return {}
-    shape = ModelShape.from_hf_config(json.loads((Path(spec.model) / "config.json").read_text(encoding="utf-8")))
+    shape = ModelShape.from_hf_config(model_config(spec.model))
     token_bytes = shape.kv_values * (4 if spec.dtype == "float32" else 2)
     tokens = (host.tokens // spec.block_size + 0.5) * spec.block_size
     return {"host_policy": host.policy, "host_memory": tokens * token_bytes / 2**30}
